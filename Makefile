@@ -1,0 +1,48 @@
+# Everything a person does here. `make` alone lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+py := .venv/bin
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test check lint unit spark bench lock dist clean
+
+help:  ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## create .venv from the hash-locked requirements (2-3 minutes the first time, nothing afterwards)
+	@scripts/bootstrap
+
+demo: setup  ## run the digits pipeline from raw data to a registered, scored model and its report
+	@$(py)/sparkml run digits --env local
+
+test: lint  ## set-up, lint, types, import contracts and all tests
+	@$(py)/pytest $(PYTEST_ARGS)
+
+check: lint unit  ## lint, types, import contracts and the unit tests, in under a minute
+
+lint: setup  ## ruff, mypy --strict and the import contracts
+	@$(py)/ruff check .
+	@$(py)/ruff format --check --quiet .
+	@$(py)/mypy
+	@$(py)/lint-imports
+
+unit: setup  ## only the unit tests (no JVM)
+	@$(py)/pytest -q tests/unit
+
+spark: setup  ## only the tests on a real local Spark
+	@$(py)/pytest -q tests/spark tests/contracts
+
+bench: setup  ## every benchmark of scripts/bench, QUICK=1 for small sizes
+	@$(py)/python scripts/bench/run_all.py $(if $(QUICK),--quick)
+
+dist: setup  ## wheel for spark-submit --py-files, in dist/
+	@$(py)/python -m build --wheel --no-isolation --outdir dist .
+
+lock: setup  ## resolve the dependencies anew and write the lock files (review the diff)
+	@$(py)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -o requirements.lock
+	@echo uv | $(py)/uv pip compile - --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -o scripts/uv.lock.txt
+
+clean:  ## remove build outputs and caches; the environment and the store stay
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis spark-warehouse

@@ -1,0 +1,140 @@
+"""Live progress on a terminal, plain lines elsewhere; always on stderr, so that stdout stays for results."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+log = logging.getLogger(__name__)
+
+SparkCounts = Callable[[], tuple[int, int]]
+
+
+class StageProgress:
+    """What a running stage may tell: a short note, and reports of ranks."""
+
+    def __init__(self, board: Board, name: str) -> None:
+        self.board, self.name, self.text = board, name, ""
+
+    def note(self, text: str) -> None:
+        """Show a short text beside the stage."""
+        self.text = text
+        self.board.changed(self)
+
+    def rank(self, report: dict[str, Any]) -> None:
+        """Show what a rank reports: ``rank``, ``epoch`` of ``epochs``, metrics and rates by name."""
+        self.board.rank(self, report)
+
+
+class Board:
+    """The progress of a run. On a terminal: one live line per stage and per rank. Elsewhere: one line per stage and per epoch."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.live = self.console.is_terminal
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            disable=not self.live,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._spark_counts: SparkCounts | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Board:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def watch_spark(self, counts: SparkCounts) -> None:
+        """Fill the bar of the running stage from Spark's (finished, all) task counts."""
+        self._spark_counts = counts
+
+    def line(self, text: str) -> None:
+        """Print one line for a person."""
+        log.info(text)
+        if self.live:
+            self._bars.console.print(text, highlight=False)
+        else:
+            self.console.print(
+                f"[{time.monotonic() - self._started:7.1f} s] {text}", highlight=False, markup=False, soft_wrap=True
+            )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[StageProgress]:
+        """Show a stage while the block runs."""
+        stage = StageProgress(self, name)
+        self._tasks[name] = self._bars.add_task(name, total=None, text="")
+        if not self.live:
+            self.line(f"{name} ...")
+        done = threading.Event()
+        poller = threading.Thread(target=self._poll, args=(name, done), daemon=True)
+        if self.live:
+            poller.start()
+        began = time.monotonic()
+        try:
+            yield stage
+        except BaseException:
+            self._bars.update(self._tasks[name], description=f"[red]{name} failed")
+            raise
+        finally:
+            done.set()
+            self._drop_ranks(name)
+        self._bars.update(self._tasks[name], total=1, completed=1, text=stage.text)
+        if not self.live:
+            self.line(f"{name} done in {time.monotonic() - began:.1f} s{'  ' + stage.text if stage.text else ''}")
+
+    def skipped(self, name: str, reason: str) -> None:
+        """Say that a stage had nothing to do."""
+        log.info("%s skipped: %s", name, reason)
+        if self.live:
+            self._bars.add_task(f"[dim]{name}", total=1, completed=1, text=f"[dim]{reason}")
+        else:
+            self.line(f"{name} skipped: {reason}")
+
+    def changed(self, stage: StageProgress) -> None:
+        """Redraw a stage's note."""
+        self._bars.update(self._tasks[stage.name], text=stage.text)
+
+    def rank(self, stage: StageProgress, report: dict[str, Any]) -> None:
+        """Redraw a rank's line; off a terminal, print rank 0's once per epoch."""
+        log.info("rank report", extra={"stage": stage.name, "report": report})
+        rank, epoch, epochs = report.get("rank", 0), report.get("epoch"), report.get("epochs")
+        rest = "  ".join(
+            f"{key} {value:,.4g}"
+            for key, value in report.items()
+            if isinstance(value, int | float) and key not in {"rank", "epoch", "epochs", "step", "steps"}
+        )
+        if not self.live:
+            if rank == 0 and epoch is not None and "step" not in report:
+                self.line(f"{stage.name} epoch {epoch}/{epochs}  {rest}")
+            return
+        key = f"{stage.name} rank {rank}"
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(f"  [dim]{key}", total=epochs, text="")
+        self._bars.update(self._tasks[key], completed=epoch, text=f"epoch {epoch}/{epochs}  {rest}")
+
+    def _drop_ranks(self, stage: str) -> None:
+        for key in [key for key in self._tasks if key.startswith(f"{stage} rank ")]:
+            self._bars.remove_task(self._tasks.pop(key))
+
+    def _poll(self, name: str, done: threading.Event) -> None:
+        while not done.wait(0.5):
+            if self._spark_counts is None:
+                continue
+            finished, total = self._spark_counts()
+            if total:
+                self._bars.update(self._tasks[name], total=total, completed=min(finished, total - 1))

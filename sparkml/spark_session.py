@@ -1,0 +1,74 @@
+"""`session`: one way to make or find the Spark session, with the settings that every pipeline needs and their reasons."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sparkml.config import looks_secret, resolve_reference
+from sparkml.errors import LaunchError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Spark's own default covers "secret|password|token" in keys only; api keys and credentials leaked into the event log
+REDACTION = "(?i)secret|passw|token|credential|api[._-]?key|access[._-]?key|private[._-]?key|account[._-]?key"
+
+_REGEX = "spark.redaction.regex"
+
+DEFAULTS: dict[str, str] = {
+    _REGEX: REDACTION,
+    "spark.sql.session.timeZone": "UTC",  # the same instants whatever the machine's zone
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.barrier.sync.timeout": "300",  # Spark's default is 365 days: a lost rank would hang the job
+    "spark.sql.files.ignoreCorruptFiles": "false",  # a corrupt file is an error, never fewer rows
+    "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",  # otherwise a small result is written as many tiny files
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.ui.showConsoleProgress": "false",  # it would draw over ours
+}
+
+
+def session(master: str | None = None, *, app_name: str = "sparkml", conf: Mapping[str, str] | None = None) -> SparkSession:
+    """Return the running Spark session, or start one.
+
+    Parameters
+    ----------
+    master
+        ``local[*]``, ``yarn``, ``spark://...``. None keeps what ``spark-submit`` decided, else ``local[*]``.
+    conf
+        Spark settings; values may be ``${env:NAME}`` / ``${file:PATH}`` references.
+
+    Raises
+    ------
+    LaunchError
+        Java is missing or the JVM did not start.
+    """
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
+    running = SparkSession.getActiveSession()
+    if running is not None:
+        return running
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers must run the driver's Python and packages
+    builder = SparkSession.builder.appName(app_name)
+    if master is not None:
+        builder = builder.master(master)
+    settings = {**DEFAULTS, **(conf or {})}
+    if (master or "local[*]").startswith("local"):
+        settings.setdefault("spark.driver.bindAddress", "127.0.0.1")  # a laptop's driver has no business on the network
+        settings.setdefault("spark.driver.host", "127.0.0.1")
+    for key in settings:
+        if looks_secret(key) and key != _REGEX:
+            settings[_REGEX] += f"|{key.rpartition('.')[2]}"
+    for key, value in settings.items():
+        builder = builder.config(key, resolve_reference(str(value)))
+    try:
+        made = builder.getOrCreate()
+    except (PySparkException, OSError, RuntimeError) as error:
+        raise LaunchError(
+            f"Spark did not start: {str(error).strip().splitlines()[0]}", hint="sparkml doctor checks Java, versions and ports"
+        ) from error
+    made.sparkContext.setLogLevel("ERROR")
+    return made

@@ -1,0 +1,63 @@
+"""Local and network-mounted POSIX folders."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from pathlib import Path
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from sparkml.storage.backend import Backend
+
+
+class File(Backend):
+    """POSIX: ``link(2)`` is the exclusive create, ``rename(2)`` the atomic replace and the folder commit."""
+
+    atomic_rename = True
+
+    def filesystem(self) -> AbstractFileSystem:
+        return fsspec.filesystem("file")
+
+    def absolute(self, url: str) -> str:
+        return Path(url.removeprefix("file://")).expanduser().resolve().as_uri()
+
+    def create_exclusive(self, path: str, data: bytes) -> bool:
+        scratch = self._written(path, data)
+        try:
+            os.link(scratch, path)  # the file appears whole or not at all
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(scratch)
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        os.replace(self._written(path, data), path)
+
+    def rename_folder(self, source: str, target: str) -> bool:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        try:
+            os.rename(source, target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        return True
+
+    @staticmethod
+    def _written(path: str, data: bytes) -> str:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        scratch = f"{path}.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(scratch, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if os.path.exists(scratch):
+                os.unlink(scratch)
+            raise
+        return scratch

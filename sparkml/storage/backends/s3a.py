@@ -1,0 +1,46 @@
+"""S3 and compatible object stores: ``s3a://`` in Spark, s3fs in ranks and on the driver."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from sparkml.storage.backend import Backend
+
+
+class S3a(Backend):
+    """No rename: files are copied and a conditional put (``If-None-Match: *``) of the manifest commits.
+
+    Credentials and endpoint come from the usual AWS environment (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ...).
+    """
+
+    requires = {"s3fs": "s3"}
+
+    def filesystem(self) -> AbstractFileSystem:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return fsspec.filesystem("s3", endpoint_url=endpoint, use_listings_cache=False)
+
+    def path(self, url: str) -> str:
+        return url.removeprefix("s3a://").removeprefix("s3://")
+
+    def create_exclusive(self, path: str, data: bytes) -> bool:
+        try:
+            self.filesystem().pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        self.filesystem().pipe_file(path, data)
+
+    def spark_conf(self) -> dict[str, Any]:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        conf = {
+            "spark.hadoop.fs.s3a.aws.credentials.provider": "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider"
+        }
+        if endpoint:
+            conf |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
+        return conf

@@ -1,0 +1,71 @@
+"""A lease: who is running what, so that the same thing is not started twice at once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sparkml.errors import BusyError, StorageError
+from sparkml.storage.store import Store, owner_alive, this_process
+
+BEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0  # several missed beats: the holder's host is gone
+
+
+@contextmanager
+def lease(store: Store, path: str, holder: Mapping[str, Any], *, what: str) -> Iterator[None]:
+    """Hold `path` exclusively while the block runs.
+
+    A lease whose process died on this host, or that was not renewed for a minute by another host, is taken over.
+
+    Raises
+    ------
+    BusyError
+        Another living process holds it; the message names it.
+    """
+    token = uuid.uuid4().hex
+    _acquire(store, path, {**holder, **this_process(), "token": token}, what)
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_SECONDS):
+            store.replace(path, {**holder, **this_process(), "token": token, "beat": time.time()})
+
+    thread = threading.Thread(target=beat, name="sparkml-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(BEAT_SECONDS)
+        store.remove(path)
+
+
+def _acquire(store: Store, path: str, body: dict[str, Any], what: str) -> None:
+    for _ in range(5):
+        if store.create_exclusive(path, {**body, "beat": time.time()}):
+            return
+        try:
+            held = store.read_json(path)
+        except StorageError:  # released between the two calls
+            continue
+        if _held(held):
+            since = time.strftime("%H:%M:%S", time.localtime(float(held.get("started", 0))))
+            raise BusyError(
+                f"{what} is already running: run {held.get('run_id', '?')}, "
+                f"pid {held.get('pid')} on {held.get('host')}, since {since}",
+                hint="wait for it to end (sparkml runs), or stop that process",
+            )
+        store.remove(path)
+    raise BusyError(f"{what}: the lease {store.url(path)} changes hands too quickly", hint="try again in a minute")
+
+
+def _held(held: Mapping[str, Any]) -> bool:
+    if held.get("host") == socket.gethostname():
+        return owner_alive(held)
+    return time.time() - float(held.get("beat", 0)) < STALE_SECONDS

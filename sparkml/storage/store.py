@@ -1,0 +1,289 @@
+"""`Store`: everything under one root URL, written to ``_staging/<id>/`` and published with a manifest written last."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import psutil
+from fsspec import AbstractFileSystem
+from pydantic import ValidationError
+
+from sparkml import plugins
+from sparkml.errors import SparkmlError, StorageError
+from sparkml.storage.backend import Backend
+from sparkml.storage.manifest import MANIFEST, FileEntry, Manifest
+
+_OWNER = "_OWNER.json"
+_NOISE = ("_SUCCESS", _OWNER, MANIFEST)
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A private folder for one artifact under construction. `path` is relative to the store, `url` is for Spark."""
+
+    store: Store
+    path: str
+
+    @property
+    def url(self) -> str:
+        return self.store.url(self.path)
+
+
+class Store:
+    """A root URL (``file``, ``s3a``, ``memory``, ...) holding datasets, runs, checkpoints and models.
+
+    All paths of the methods are relative to the root. Errors of the file system surface as `StorageError` with the path, the
+    cause and what to do.
+    """
+
+    def __init__(self, root: str) -> None:
+        scheme = urlsplit(root).scheme if "://" in root else "file"
+        self.scheme = {"s3": "s3a"}.get(scheme, scheme)
+        backend = plugins.load("storage.backends", self.scheme)()
+        assert isinstance(backend, Backend)
+        self.backend = backend
+        self.root = backend.absolute(root)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Store, (self.root,))
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        """The fsspec file system of the root."""
+        return self.backend.filesystem()
+
+    def url(self, path: str = "") -> str:
+        """Return the full URL of a path, as Spark and other tools take it."""
+        return f"{self.root}/{path}" if path else self.root
+
+    def at(self, path: str) -> str:
+        """Return the fsspec path of a path."""
+        return self.backend.path(self.url(path))
+
+    # --- small files ---
+
+    def open(self, path: str, mode: str = "rb") -> IO[Any]:
+        """Open a file for streaming."""
+        with _explained("open", self.url(path)):
+            if "w" in mode:
+                self.fs.makedirs(self.at(path).rpartition("/")[0], exist_ok=True)
+            return self.fs.open(self.at(path), mode)  # type: ignore[no-any-return]
+
+    def exists(self, path: str) -> bool:
+        with _explained("look at", self.url(path)):
+            return bool(self.fs.exists(self.at(path)))
+
+    def read(self, path: str) -> bytes:
+        with _explained("read", self.url(path)):
+            return bytes(self.fs.cat_file(self.at(path)))
+
+    def read_json(self, path: str) -> Any:
+        """Return the JSON document at `path`. Raises `StorageError` when it is missing or torn."""
+        try:
+            return json.loads(self.read(path))
+        except ValueError as error:
+            raise StorageError(f"{self.url(path)} is not valid JSON: {error}") from None
+
+    def replace(self, path: str, data: bytes | Mapping[str, Any]) -> None:
+        """Write a small file atomically over what is there."""
+        with _explained("write", self.url(path)):
+            self.backend.replace(self.at(path), _encoded(data))
+
+    def create_exclusive(self, path: str, data: bytes | Mapping[str, Any]) -> bool:
+        """Create a small file unless it exists; exactly one of many callers gets True."""
+        with _explained("create", self.url(path)):
+            return self.backend.create_exclusive(self.at(path), _encoded(data))
+
+    def list(self, path: str = "") -> list[str]:
+        """Return the names directly below `path`, sorted; empty when there is nothing."""
+        with _explained("list", self.url(path)):
+            self.fs.invalidate_cache()
+            try:
+                return sorted(str(name).rstrip("/").rpartition("/")[2] for name in self.fs.ls(self.at(path), detail=False))
+            except FileNotFoundError:
+                return []
+
+    def files(self, path: str) -> dict[str, int]:
+        """Return all files below `path` (relative to it) with their sizes in bytes."""
+        with _explained("list", self.url(path)):
+            self.fs.invalidate_cache()
+            base = self.at(path).rstrip("/")
+            found = self.fs.find(base, detail=True)
+            return {name[len(base) :].lstrip("/"): int(info["size"]) for name, info in sorted(found.items())}
+
+    def remove(self, path: str) -> None:
+        """Remove a file or folder; nothing happens when it is not there."""
+        with _explained("remove", self.url(path)):
+            if self.fs.exists(self.at(path)):
+                self.fs.rm(self.at(path), recursive=True)
+
+    # --- artifacts ---
+
+    @contextmanager
+    def stage(self) -> Iterator[Staging]:
+        """Give a fresh folder under ``_staging/``; what is left of it afterwards is removed."""
+        staging = Staging(self, f"_staging/{uuid.uuid4().hex[:16]}")
+        self.replace(f"{staging.path}/{_OWNER}", this_process())
+        try:
+            yield staging
+        finally:
+            try:
+                self.remove(staging.path)
+            except StorageError:  # the first error is the one to report; sweep() removes the rest later
+                pass
+
+    def publish(
+        self,
+        staging: Staging,
+        target: str,
+        *,
+        kind: str,
+        fingerprint: str,
+        lineage: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        checksums: Mapping[str, str] | None = None,
+        overwrite_torn: bool = True,
+    ) -> tuple[Manifest, bool]:
+        """Commit a staged folder as `target`.
+
+        Parameters
+        ----------
+        checksums
+            SHA-256 by relative path for files whose writers already computed it.
+        overwrite_torn
+            Clear away what stands at `target` without a valid manifest. False for versions, which are never reused.
+
+        Returns
+        -------
+        The manifest that stands at `target`, and whether this caller put it there (False: another writer was first).
+        """
+        self.remove(f"{staging.path}/{_OWNER}")
+        sizes = {
+            path: size
+            for path, size in self.files(staging.path).items()
+            if not path.endswith(_NOISE) and not path.endswith(".crc")
+        }
+        known = checksums or {}
+        with _explained("read back", staging.url), ThreadPoolExecutor(4) as pool:
+            digests = pool.map(lambda path: known.get(path) or self._sha256(f"{staging.path}/{path}"), sizes)
+            entries = [FileEntry(path=path, size=sizes[path], sha256=digest) for path, digest in zip(sizes, digests, strict=True)]
+        manifest = Manifest(
+            kind=kind, fingerprint=fingerprint, files=entries, lineage=dict(lineage or {}), extra=dict(extra or {})
+        )
+        for _ in range(3):
+            if self._commit(staging, target, manifest):
+                return manifest, True
+            try:
+                return self.manifest(target), False
+            except StorageError:
+                if not overwrite_torn:
+                    raise
+                self.remove(target)
+        raise StorageError(f"could not publish {self.url(target)}: it keeps appearing without a valid manifest")
+
+    def _commit(self, staging: Staging, target: str, manifest: Manifest) -> bool:
+        body = manifest.model_dump_json(indent=1).encode()
+        with _explained("publish", self.url(target)):
+            if self.backend.atomic_rename:
+                self.backend.replace(self.at(f"{staging.path}/{MANIFEST}"), body)
+                return self.backend.rename_folder(self.at(staging.path), self.at(target))
+            if self.exists(f"{target}/{MANIFEST}"):
+                return False
+            for entry in manifest.files:
+                self.fs.copy(self.at(f"{staging.path}/{entry.path}"), self.at(f"{target}/{entry.path}"))
+            return self.backend.create_exclusive(self.at(f"{target}/{MANIFEST}"), body)
+
+    def manifest(self, target: str) -> Manifest:
+        """Return the manifest of an artifact. Raises `StorageError` when there is none, or it is torn, or files are missing."""
+        path = f"{target}/{MANIFEST}"
+        if not self.exists(path):
+            raise StorageError(f"{self.url(target)} has no {MANIFEST}: it was never published, or only half written")
+        try:
+            manifest = Manifest.model_validate_json(self.read(path))
+        except ValidationError as error:
+            raise StorageError(f"{self.url(path)} is torn or was altered: {error.errors()[0]['msg']}") from None
+        sizes = self.files(target)
+        for entry in manifest.files:
+            if sizes.get(entry.path) != entry.size:
+                found = "is missing" if entry.path not in sizes else f"has {sizes[entry.path]} bytes instead of {entry.size}"
+                raise StorageError(
+                    f"{self.url(target)}: the file {entry.path} {found}; the artifact was altered after publishing"
+                )
+        return manifest
+
+    def verify(self, target: str) -> Manifest:
+        """Like `manifest`, and compare the SHA-256 of every file. Raises `StorageError` naming the first that differs."""
+        manifest = self.manifest(target)
+        for entry in manifest.files:
+            if self._sha256(f"{target}/{entry.path}") != entry.sha256:
+                raise StorageError(f"{self.url(target)}: the content of {entry.path} is not what was published (SHA-256 differs)")
+        return manifest
+
+    def sweep(self) -> Sequence[str]:
+        """Remove staging folders whose owner process died on this host; return their names."""
+        swept = []
+        for name in self.list("_staging"):
+            try:
+                owner = self.read_json(f"_staging/{name}/{_OWNER}")
+            except StorageError:
+                continue  # being published right now
+            if not owner_alive(owner):
+                self.remove(f"_staging/{name}")
+                swept.append(name)
+        return swept
+
+    def _sha256(self, path: str) -> str:
+        digest = hashlib.sha256()
+        with self.fs.open(self.at(path), "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+def this_process() -> dict[str, Any]:
+    """Return the mark by which `owner_alive` recognises this process later."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def owner_alive(owner: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote this owner mark may still run: on another host we cannot know, and say yes."""
+    if owner.get("host") != socket.gethostname():
+        return True
+    try:
+        return abs(psutil.Process(int(owner["pid"])).create_time() - float(owner["started"])) < 1.0
+    except (psutil.NoSuchProcess, KeyError, ValueError):
+        return False
+
+
+def _encoded(data: bytes | Mapping[str, Any]) -> bytes:
+    return data if isinstance(data, bytes) else json.dumps(data, indent=1, sort_keys=True, default=str).encode()
+
+
+@contextmanager
+def _explained(action: str, where: str) -> Iterator[None]:
+    """Turn the file system's error into one that says what, where, why and what to do."""
+    try:
+        yield
+    except SparkmlError:
+        raise
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "free some space (`df -h`), then run the same command again: finished stages are kept",
+            errno.EDQUOT: "free some of your quota, then run the same command again: finished stages are kept",
+            errno.EACCES: "give this user write permission there, or choose another root with --set store=URL",
+            errno.EPERM: "give this user write permission there, or choose another root with --set store=URL",
+            errno.EROFS: "that file system is read-only: choose another root with --set store=URL",
+        }
+        cause = error.strerror or str(error) or type(error).__name__
+        raise StorageError(f"cannot {action} {where}: {cause}", hint=hints.get(error.errno or 0)) from error

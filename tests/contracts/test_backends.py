@@ -1,0 +1,130 @@
+"""Every storage backend keeps the same promises; a new backend file without a root here fails the suite."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sparkml import plugins
+from sparkml.errors import StorageError
+from sparkml.storage import Store
+from sparkml.storage.manifest import MANIFEST
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 endpoint on loopback (moto's server in this process), with one bucket."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    environment = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    before = {name: os.environ.get(name) for name in (*environment, "AWS_ENDPOINT_URL")}
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ.update(environment, AWS_ENDPOINT_URL=f"http://{host}:{port}")
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
+    yield f"http://{host}:{port}"
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+@pytest.fixture(params=plugins.names("storage.backends"))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "s3a":
+        request.getfixturevalue("s3_endpoint")
+    roots = {"file": str(tmp_path / "root"), "memory": f"memory://{uuid.uuid4().hex}", "s3a": f"s3a://bucket/{uuid.uuid4().hex}"}
+    return Store(roots[request.param])
+
+
+def publish(store: Store, target: str, files: dict[str, bytes], **extra: object) -> bool:
+    with store.stage() as staging:
+        for path, body in files.items():
+            store.replace(f"{staging.path}/{path}", body)
+        return store.publish(staging, target, kind="table", fingerprint="f", extra=extra)[1]
+
+
+def test_publish_then_read_verify_and_list(store: Store) -> None:
+    assert publish(store, "datasets/a", {"x.bin": b"12345", "deep/y.bin": b"6", "_SUCCESS": b""}, rows=6)
+    manifest = store.verify("datasets/a")
+    assert {file.path: file.size for file in manifest.files} == {"x.bin": 5, "deep/y.bin": 1}
+    assert manifest.extra == {"rows": 6}
+    assert store.read("datasets/a/deep/y.bin") == b"6"
+    assert "a" in store.list("datasets")
+    assert store.list("_staging") == []
+
+
+def test_the_second_publisher_gets_the_first_ones_artifact(store: Store) -> None:
+    assert publish(store, "datasets/a", {"x": b"first"})
+    assert not publish(store, "datasets/a", {"x": b"second!", "y": b"more"})
+    assert store.read("datasets/a/x") == b"first"
+    assert [file.path for file in store.verify("datasets/a").files] == ["x"]
+
+
+def test_exclusive_create_has_one_winner_of_eight(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: store.create_exclusive("claims/1.json", {"writer": number}), range(8)))
+    assert won.count(True) == 1
+    assert store.read_json("claims/1.json") == {"writer": won.index(True)}
+
+
+def test_a_folder_without_manifest_does_not_exist_and_is_replaced(store: Store) -> None:
+    store.replace("datasets/torn/x", b"half")
+    with pytest.raises(StorageError, match="never published, or only half written"):
+        store.manifest("datasets/torn")
+    assert publish(store, "datasets/torn", {"z": b"whole"})
+    assert [file.path for file in store.verify("datasets/torn").files] == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "expected"),
+    [
+        (lambda store: store.replace("datasets/a/x", b"longer than before"), "has 18 bytes instead of 5"),
+        (lambda store: store.remove("datasets/a/x"), "x is missing"),
+        (lambda store: store.replace(f"datasets/a/{MANIFEST}", b'{"kind": "ta'), "torn or was altered"),
+        (lambda store: store.replace(f"datasets/a/{MANIFEST}", b'{"files": 3}'), "torn or was altered"),
+    ],
+)
+def test_an_altered_artifact_is_refused(store: Store, tamper, expected: str) -> None:  # type: ignore[no-untyped-def]
+    publish(store, "datasets/a", {"x": b"12345", "y": b"1"})
+    tamper(store)
+    with pytest.raises(StorageError, match=expected):
+        store.manifest("datasets/a")
+
+
+def test_verify_sees_content_of_the_same_length(store: Store) -> None:
+    publish(store, "datasets/a", {"x": b"12345"})
+    store.replace("datasets/a/x", b"54321")
+    store.manifest("datasets/a")
+    with pytest.raises(StorageError, match="SHA-256 differs"):
+        store.verify("datasets/a")
+
+
+def test_staging_is_removed_when_the_block_fails(store: Store) -> None:
+    with pytest.raises(RuntimeError), store.stage() as staging:
+        store.replace(f"{staging.path}/x", b"1")
+        raise RuntimeError
+    assert store.list("_staging") == []
+
+
+def test_sweep_removes_only_what_dead_processes_left(store: Store) -> None:
+    store.replace("_staging/dead/_OWNER.json", {"host": __import__("socket").gethostname(), "pid": 2**22 + 1, "started": 1.0})
+    store.replace("_staging/far/_OWNER.json", {"host": "elsewhere", "pid": 1, "started": 1.0})
+    with store.stage():
+        assert store.sweep() == ["dead"]
+        assert len(store.list("_staging")) == 2
+
+
+def test_a_store_travels_to_executors(store: Store) -> None:
+    import pickle
+
+    store.replace("x", b"1")
+    assert pickle.loads(pickle.dumps(store)).read("x") == b"1"

@@ -1,0 +1,71 @@
+"""Fingerprints and run records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparkml.errors import ConfigError, StorageError
+from sparkml.lineage.fingerprint import code_fingerprint, fingerprint
+from sparkml.lineage.openlineage import save_events
+from sparkml.lineage.records import InputRef, StageRecord, all_runs, load_run, restart_run, save_run, start_run
+from sparkml.storage import Store
+
+
+def test_a_fingerprint_ignores_key_order_and_sees_every_value() -> None:
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert len({fingerprint(value) for value in ({"a": 1}, {"a": "1"}, {"a": 1.5}, {"a": None}, {"a": [1]}, {"b": 1})}) == 6
+
+
+def test_the_code_fingerprint_is_of_the_named_rooms() -> None:
+    assert code_fingerprint("storage", "registry") == code_fingerprint("registry", "storage")
+    assert code_fingerprint("storage") != code_fingerprint("registry")
+
+
+def test_a_run_record_survives_and_a_killed_one_is_seen(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    run = start_run("p", "local", {"seed": 1}, {})
+    save_run(store, run)
+    assert load_run(store, run.run_id) == run
+    assert run.shown_status() == "running"
+    dead = run.model_copy(update={"pid": 2**22 + 1})
+    assert dead.shown_status() == "killed"
+    again = restart_run(dead)
+    assert (again.run_id, again.attempts, again.shown_status()) == (run.run_id, 2, "running")
+
+
+def test_unknown_and_torn_records(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    save_run(store, start_run("p", None, {}, {}))
+    with pytest.raises(ConfigError, match="no run 'x'"):
+        load_run(store, "x")
+    store.replace("runs/torn/run.json", b'{"run_id": "to')
+    with pytest.raises(StorageError, match="torn"):
+        load_run(store, "torn")
+    assert len(list(all_runs(store))) == 1
+
+
+def test_openlineage_events_name_inputs_outputs_and_errors(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    run = start_run("p", None, {}, {})
+    raw = InputRef(name="raw", url="/data/a.csv", fingerprint="f", files=[{"path": "/data/a.csv", "size": 1}])
+    run.stages = [
+        StageRecord(
+            stage="ingest", status="ran", started="2026-01-01T00:00:00+00:00", seconds=1, artifact="s3a://b/x", inputs=[raw]
+        ),
+        StageRecord(stage="contract", status="failed", started="2026-01-01T00:00:00+00:00", seconds=1, error="too many bad rows"),
+    ]
+    save_events(store, run)
+    events = [json.loads(line) for line in store.read(f"runs/{run.run_id}/openlineage.ndjson").splitlines()]
+    assert [(event["job"]["name"], event["eventType"]) for event in events] == [
+        ("p.ingest", "START"),
+        ("p.ingest", "COMPLETE"),
+        ("p.contract", "START"),
+        ("p.contract", "FAIL"),
+    ]
+    assert (events[1]["inputs"][0]["namespace"], events[1]["inputs"][0]["name"]) == ("file", "/data/a.csv")
+    assert (events[1]["outputs"][0]["namespace"], events[1]["outputs"][0]["name"]) == ("s3a://b", "/x")
+    assert events[3]["run"]["facets"]["errorMessage"]["message"] == "too many bad rows"
+    assert events[0]["run"]["runId"] == events[1]["run"]["runId"] != events[2]["run"]["runId"]

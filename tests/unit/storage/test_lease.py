@@ -1,0 +1,51 @@
+"""A lease has one living holder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from sparkml.errors import BusyError
+from sparkml.storage import Store
+from sparkml.storage.lease import lease
+from sparkml.storage.store import this_process
+
+
+def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with lease(store, "_leases/p.json", {"run_id": "run-1"}, what="pipeline p"):
+        with (
+            pytest.raises(BusyError, match="pipeline p is already running: run run-1") as caught,
+            lease(store, "_leases/p.json", {"run_id": "run-2"}, what="pipeline p"),
+        ):
+            pass
+        assert caught.value.exit_code == 8
+    with lease(store, "_leases/p.json", {"run_id": "run-3"}, what="pipeline p"):
+        assert store.read_json("_leases/p.json")["run_id"] == "run-3"
+    assert not store.exists("_leases/p.json")
+
+
+@pytest.mark.parametrize(
+    "dead",
+    [
+        {**this_process(), "pid": 2**22 + 1},
+        {**this_process(), "started": 1.0},  # the pid was given to another process since
+        {"host": "elsewhere", "pid": 1, "started": 1.0, "beat": time.time() - 120},
+    ],
+)
+def test_the_lease_of_a_dead_holder_is_taken_over(tmp_path: Path, dead: dict[str, object]) -> None:
+    store = Store(str(tmp_path))
+    store.create_exclusive("_leases/p.json", {"run_id": "dead", **dead})
+    with lease(store, "_leases/p.json", {"run_id": "mine"}, what="p"):
+        assert store.read_json("_leases/p.json")["run_id"] == "mine"
+
+
+def test_a_holder_on_another_host_counts_while_it_beats(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.create_exclusive(
+        "_leases/p.json", {"run_id": "far", "host": "elsewhere", "pid": 1, "started": 1.0, "beat": time.time()}
+    )
+    with pytest.raises(BusyError, match="elsewhere"), lease(store, "_leases/p.json", {}, what="p"):
+        pass
