@@ -7,11 +7,16 @@ the file and the line, and ``sparkml config show`` can print them.
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -114,6 +119,16 @@ class Layered:
             path = path.rpartition(".")[0]
         return None
 
+    def leaves(self) -> list[tuple[str, Any]]:
+        """Return every setting as (dotted path, value), in the order of the files."""
+
+        def below(value: Any, path: str) -> list[tuple[str, Any]]:
+            if isinstance(value, Mapping) and value:
+                return [leaf for key, item in value.items() for leaf in below(item, f"{path}.{key}" if path else str(key))]
+            return [(path, value)]
+
+        return below(self.values, "")
+
 
 def _merge(low: Any, high: Any) -> Any:
     if not (isinstance(low, Mapping) and isinstance(high, Mapping)):
@@ -192,14 +207,34 @@ def _match_case(path: str, values: Mapping[str, Any]) -> str:
 def conf_dir() -> Path:
     """Return the settings folder: ``$SPARKML_CONF_DIR``, else ``./conf``, else the one shipped with the package."""
     chosen = os.environ.get("SPARKML_CONF_DIR")
-    package = Path(__file__).parent
-    places = [Path(chosen)] if chosen else [Path("conf"), package / "conf", package.parent / "conf"]
+    places = [Path(chosen)] if chosen else [Path("conf"), _shipped_conf(), Path(__file__).parents[1] / "conf"]
     for place in places:
         if (place / "base.yaml").is_file():
             return place
     raise ConfigError(
         f"no base.yaml in {', '.join(map(str, places))}", hint="set SPARKML_CONF_DIR to the folder that holds base.yaml"
     )
+
+
+@cache
+def _shipped_conf() -> Path:
+    """The settings inside the package; copied out of the archive when the package was imported from one."""
+    shipped = files("sparkml").joinpath("conf")
+    if isinstance(shipped, Path) or not shipped.is_dir():
+        return Path(str(shipped))
+    folder = tempfile.TemporaryDirectory(prefix="sparkml-conf-")
+    atexit.register(folder.cleanup)
+    _copy_out(shipped, Path(folder.name))
+    return Path(folder.name)
+
+
+def _copy_out(source: Traversable, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for item in source.iterdir():
+        if item.is_dir():
+            _copy_out(item, target / item.name)
+        else:
+            (target / item.name).write_bytes(item.read_bytes())
 
 
 def find_pipeline(name: str) -> Path:

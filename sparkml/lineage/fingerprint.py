@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
-
-import sparkml
 
 
 def fingerprint(value: Any) -> str:
@@ -29,12 +28,15 @@ def code_fingerprint(*rooms: str) -> str:
 
 
 def _sources(room: str) -> list[tuple[str, bytes]]:
-    place = Path(str(sparkml.__file__)).parent
-    if ".zip/" in place.as_posix() or place.suffix == ".zip":  # spark-submit --py-files: the package is read from the archive
-        from importlib.resources import files
+    """Read through importlib: under ``spark-submit --py-files`` the package lies in an archive."""
+    found: list[tuple[str, bytes]] = []
 
-        root = files("sparkml")
-        entries = [(item.name, item.read_bytes()) for item in root.joinpath(room).iterdir() if item.name.endswith(".py")]
-        return sorted(entries)
-    folder = place / room
-    return [(path.relative_to(place).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.py"))]
+    def walk(place: Traversable, name: str) -> None:
+        for item in place.iterdir():
+            if item.is_dir() and item.name != "__pycache__":
+                walk(item, f"{name}/{item.name}")
+            elif item.name.endswith(".py"):
+                found.append((f"{name}/{item.name}", item.read_bytes()))
+
+    walk(files("sparkml").joinpath(room), room)
+    return sorted(found)

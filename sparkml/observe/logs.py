@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
 from pythonjsonlogger.json import JsonFormatter
 
 from sparkml.config import redact
 
 _FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+def log_folder(run_id: str) -> Path:
+    """Return the local folder of a run's logs; they are copied into the store when the run ends."""
+    return Path(platformdirs.user_state_path("sparkml")) / "runs" / run_id
 
 
 class _Redacting(logging.Filter):

@@ -40,6 +40,10 @@ class Backend(Plugin):
         """Move a folder in one atomic step; return False when the target exists. Only called when `atomic_rename`."""
         raise AssertionError(f"{type(self).__name__} has no atomic rename")
 
+    def swap_folder(self, source: str, target: str) -> None:
+        """Put the folder `source` at `target`, and what stood there at `source`. Only called when `atomic_rename`."""
+        raise AssertionError(f"{type(self).__name__} cannot swap folders")
+
     def spark_conf(self) -> dict[str, Any]:
         """Return the Spark settings that a session needs to reach this store."""
         return {}

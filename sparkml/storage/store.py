@@ -122,6 +122,14 @@ class Store:
             found = self.fs.find(base, detail=True)
             return {name[len(base) :].lstrip("/"): int(info["size"]) for name, info in sorted(found.items())}
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy a file or everything below a folder."""
+        with _explained("copy", self.url(source)):
+            for path in self.files(source):
+                src, dst = (f"{source}/{path}", f"{target}/{path}") if path else (source, target)
+                self.fs.makedirs(self.at(dst).rpartition("/")[0], exist_ok=True)
+                self.fs.copy(self.at(src), self.at(dst))
+
     def remove(self, path: str) -> None:
         """Remove a file or folder; nothing happens when it is not there."""
         with _explained("remove", self.url(path)):
@@ -168,19 +176,7 @@ class Store:
         -------
         The manifest that stands at `target`, and whether this caller put it there (False: another writer was first).
         """
-        self.remove(f"{staging.path}/{_OWNER}")
-        sizes = {
-            path: size
-            for path, size in self.files(staging.path).items()
-            if not path.endswith(_NOISE) and not path.endswith(".crc")
-        }
-        known = checksums or {}
-        with _explained("read back", staging.url), ThreadPoolExecutor(4) as pool:
-            digests = pool.map(lambda path: known.get(path) or self._sha256(f"{staging.path}/{path}"), sizes)
-            entries = [FileEntry(path=path, size=sizes[path], sha256=digest) for path, digest in zip(sizes, digests, strict=True)]
-        manifest = Manifest(
-            kind=kind, fingerprint=fingerprint, files=entries, lineage=dict(lineage or {}), extra=dict(extra or {})
-        )
+        manifest = self._seal(staging, kind, fingerprint, lineage, extra, checksums or {})
         for _ in range(3):
             if self._commit(staging, target, manifest):
                 return manifest, True
@@ -191,6 +187,77 @@ class Store:
                     raise
                 self.remove(target)
         raise StorageError(f"could not publish {self.url(target)}: it keeps appearing without a valid manifest")
+
+    def replace_artifact(
+        self,
+        staging: Staging,
+        target: str,
+        *,
+        kind: str,
+        fingerprint: str,
+        lineage: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        partitions: bool = False,
+    ) -> Manifest:
+        """Commit a staged folder over what stands at `target`; a reader sees the old or the new files, never a mixture.
+
+        Parameters
+        ----------
+        partitions
+            The staged files lie in Hive-style folders (``day=2026-11-20/...``): exactly those folders are replaced, one atomic
+            step each, and all others stay.
+
+        Notes
+        -----
+        Where the storage can neither rename nor swap (object stores) the new files are added first, the manifest then commits
+        in one step, and the replaced files are removed last: read such an output through its manifest.
+        """
+        manifest = self._seal(staging, kind, fingerprint, lineage, extra, {})
+        fresh = {_folder(entry.path) for entry in manifest.files}
+        if partitions and self.exists(f"{target}/{MANIFEST}"):
+            others = [entry for entry in self.manifest(target).files if _folder(entry.path) not in fresh]
+            manifest = manifest.model_copy(update={"files": sorted([*others, *manifest.files], key=lambda entry: entry.path)})
+        body = manifest.model_dump_json(indent=1).encode()
+        with _explained("publish", self.url(target)):
+            if not self.backend.atomic_rename:
+                for path in self.files(staging.path):
+                    self.fs.copy(self.at(f"{staging.path}/{path}"), self.at(f"{target}/{path}"))
+                self.replace(f"{target}/{MANIFEST}", body)
+                self._remove_unlisted(target, manifest)
+            elif partitions:
+                for folder in sorted(fresh):
+                    self.backend.swap_folder(self.at(f"{staging.path}/{folder}"), self.at(f"{target}/{folder}"))
+                self.replace(f"{target}/{MANIFEST}", body)
+            else:
+                self.replace(f"{staging.path}/{MANIFEST}", body)
+                self.backend.swap_folder(self.at(staging.path), self.at(target))
+        return manifest
+
+    def _remove_unlisted(self, target: str, manifest: Manifest) -> None:
+        listed = {entry.path for entry in manifest.files} | {MANIFEST}
+        for path in self.files(target):
+            if path not in listed:
+                self.remove(f"{target}/{path}")
+
+    def _seal(
+        self,
+        staging: Staging,
+        kind: str,
+        fingerprint: str,
+        lineage: Mapping[str, Any] | None,
+        extra: Mapping[str, Any] | None,
+        known: Mapping[str, str],
+    ) -> Manifest:
+        """Return the manifest of what stands in a staging folder, hashing files whose hash is not known."""
+        self.remove(f"{staging.path}/{_OWNER}")
+        for path in self.files(staging.path):
+            if path.endswith((*_NOISE, ".crc")):
+                self.remove(f"{staging.path}/{path}")
+        sizes = self.files(staging.path)
+        with _explained("read back", staging.url), ThreadPoolExecutor(4) as pool:
+            digests = pool.map(lambda path: known.get(path) or self._sha256(f"{staging.path}/{path}"), sizes)
+            entries = [FileEntry(path=path, size=sizes[path], sha256=digest) for path, digest in zip(sizes, digests, strict=True)]
+        return Manifest(kind=kind, fingerprint=fingerprint, files=entries, lineage=dict(lineage or {}), extra=dict(extra or {}))
 
     def _commit(self, staging: Staging, target: str, manifest: Manifest) -> bool:
         body = manifest.model_dump_json(indent=1).encode()
@@ -264,6 +331,10 @@ def owner_alive(owner: Mapping[str, Any]) -> bool:
         return abs(psutil.Process(int(owner["pid"])).create_time() - float(owner["started"])) < 1.0
     except (psutil.NoSuchProcess, KeyError, ValueError):
         return False
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _encoded(data: bytes | Mapping[str, Any]) -> bytes:

@@ -128,3 +128,25 @@ def test_a_store_travels_to_executors(store: Store) -> None:
 
     store.replace("x", b"1")
     assert pickle.loads(pickle.dumps(store)).read("x") == b"1"
+
+
+def replace(store: Store, files: dict[str, bytes], *, partitions: bool) -> None:
+    with store.stage() as staging:
+        for path, body in files.items():
+            store.replace(f"{staging.path}/{path}", body)
+        store.replace_artifact(staging, "out", kind="predictions", fingerprint="f", partitions=partitions)
+
+
+def test_replacing_leaves_only_the_new_files(store: Store) -> None:
+    replace(store, {"old-1": b"1", "old-2": b"2"}, partitions=False)
+    replace(store, {"new-1": b"3"}, partitions=False)
+    assert [file.path for file in store.verify("out").files] == ["new-1"]
+    assert set(store.files("out")) == {"new-1", MANIFEST}
+    assert store.list("_staging") == []
+
+
+def test_replacing_partitions_keeps_the_others(store: Store) -> None:
+    replace(store, {"day=1/a": b"1", "day=2/a": b"2"}, partitions=True)
+    replace(store, {"day=2/b": b"new", "day=3/b": b"3"}, partitions=True)
+    assert [file.path for file in store.verify("out").files] == ["day=1/a", "day=2/b", "day=3/b"]
+    assert set(store.files("out")) == {"day=1/a", "day=2/b", "day=3/b", MANIFEST}

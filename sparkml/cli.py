@@ -1,0 +1,408 @@
+"""The command line. Everything heavy is imported inside the commands: ``sparkml --help`` starts neither Spark nor TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from sparkml.errors import EXIT_CODES, ConfigError, SparkmlError
+
+if TYPE_CHECKING:
+    from sparkml.lineage.records import RunRecord
+
+EXAMPLES = """
+\b
+Examples:
+  sparkml run digits                          the whole pipeline on this machine
+  sparkml run digits --dry-run                what would run, and why
+  sparkml run digits --set train.candidates.net.epochs=5
+  sparkml run adult --data adult.data --data adult.test
+  sparkml score adult@champion new.csv out/   predict files with the champion
+  sparkml lineage adult@champion              from the model to the raw files
+"""
+
+app = typer.Typer(
+    help=f"PySpark MLlib pipelines and Horovod-on-Spark nets, from raw data to a registered, scored model.\n{EXAMPLES}",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+Env = Annotated[str | None, typer.Option("--env", help="Overlay conf/env/NAME.yaml: where it runs and where it stores.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one setting; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout, everything else on stderr.")]
+PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="A name in conf/pipelines or the path of a YAML file.")]
+Data = Annotated[
+    list[str] | None, typer.Option("--data", help="Raw files or folder instead of the pipeline's own; may be repeated.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Do the selected stages again even when nothing changed.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log on the terminal too.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; starts no JVM and writes nothing.")]
+
+
+def main() -> NoReturn:
+    """Run the command line; every error a user can cause ends with its message, its hint and its exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except SparkmlError as error:
+        _complain(error, as_json)
+        code = error.exit_code
+    except typer.TyperException as error:  # wrong usage: typer's own message
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ninterrupted; finished stages are kept, `sparkml runs` shows the run and its resume command", file=sys.stderr)
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code or 0)
+
+
+def _complain(error: SparkmlError, as_json: bool) -> None:
+    from sparkml.config import redact
+
+    kind = EXIT_CODES[error.exit_code]
+    print(f"error: {redact(str(error))}\n(exit code {error.exit_code}: {kind})", file=sys.stderr)
+    if as_json:
+        _print_json(
+            {"schema_version": 1, "status": "failed", "exit_code": error.exit_code, "error": error.message, "hint": error.hint}
+        )
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=str))
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=EXAMPLES)
+def run(
+    pipeline: PipelineName,
+    env: Env = None,
+    data: Data = None,
+    first: Annotated[str | None, typer.Option("--from", help="First stage to run; earlier ones must be up to date.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last stage to run.")] = None,
+    only: Annotated[str | None, typer.Option("--only", help="Run this stage alone.")] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN_ID", help="Take up a failed or killed run.")] = None,
+    assignments: Set = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a pipeline: ingest, contract, features, train, evaluate, register, score, report. Unchanged stages are skipped."""
+    if only and (first or last):
+        raise ConfigError("--only stands alone: it means --from STAGE --to STAGE")
+    _run(pipeline, env, data, only or first, only or last, force, dry_run, resume, assignments, as_json, verbose)
+
+
+def _run(
+    pipeline: str,
+    env: str | None,
+    data: list[str] | None,
+    first: str | None,
+    last: str | None,
+    force: bool,
+    dry_run: bool,
+    resume: str | None,
+    assignments: list[str] | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    from sparkml.config import find_pipeline, suggest
+    from sparkml.flow.engine import STAGES, Selection
+    from sparkml.flow.run import run_pipeline
+    from sparkml.observe.progress import Board
+    from sparkml.settings import load_settings
+
+    for stage in (first, last):
+        if stage is not None and stage not in STAGES:
+            raise ConfigError(f"no stage {stage!r}; {suggest(stage, STAGES)}")
+    given = [*(assignments or []), *([f"source.path={json.dumps(data)}"] if data else [])]
+    settings, layered = load_settings(find_pipeline(pipeline), env, given)
+    selection = Selection(first or STAGES[0], last or STAGES[-1], force, dry_run)
+    record = run_pipeline(settings, layered, env=env, selection=selection, resume=resume, board=Board(), verbose=verbose)
+    if as_json:
+        _print_json(record.model_dump(mode="json"))
+    else:
+        _print_summary(record, dry_run)
+
+
+def _print_summary(record: RunRecord, dry_run: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if dry_run:
+        for item in record.result["plan"]:
+            console.print(f"  {item['stage']:<18} {item['action']}", markup=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "status", "seconds", "rows", "artifact"):
+        table.add_column(column, justify="right" if column in {"seconds", "rows"} else "left", overflow="fold")
+    for stage in record.stages:
+        rows = "" if stage.rows is None else f"{stage.rows:,}"
+        table.add_row(stage.stage, stage.status, f"{stage.seconds:.1f}", rows, stage.artifact.rpartition("/")[2])
+    console.print(table)
+    _print_candidates(console, record)
+    if record.result.get("decision"):
+        decision = record.result["decision"]
+        console.print(
+            f"\n{record.result['version'] or decision['candidate']}: {decision['outcome']}, {decision['reason']}", markup=False
+        )
+    if record.result.get("predictions"):
+        console.print(
+            f"predictions by {record.result['scored_by']}: {record.result['predictions']}", markup=False, soft_wrap=True
+        )
+    if record.report:
+        console.print(f"report: {record.report}", markup=False, soft_wrap=True)
+
+
+def _print_candidates(console: Any, record: RunRecord) -> None:
+    from rich.table import Table
+
+    candidates = record.result.get("candidates", {})
+    if not candidates:
+        return
+    metrics = list(dict.fromkeys(name for found in candidates.values() for name in found))
+    table = Table("candidate", *metrics, box=None, pad_edge=False, header_style="bold")
+    for name, found in candidates.items():
+        cells = [f"{item['value']:.4f} [{item['low']:.4f}, {item['high']:.4f}]" for item in found.values()]
+        table.add_row(name, *(cell.replace("nan", "n/a") for cell in cells))
+    console.print()
+    console.print(table)
+
+
+def _stage_command(stage: str, help_text: str) -> None:
+    @app.command(stage, help=help_text)
+    def command(
+        pipeline: PipelineName,
+        env: Env = None,
+        data: Data = None,
+        force: Force = False,
+        dry_run: DryRun = False,
+        assignments: Set = None,
+        as_json: Json = False,
+        verbose: Verbose = False,
+    ) -> None:
+        _run(pipeline, env, data, stage, stage, force, dry_run, None, assignments, as_json, verbose)
+
+
+for _stage, _help in {
+    "ingest": "Read the raw files into a typed table.",
+    "contract": "Check every row; bad ones go to quarantine.",
+    "features": "Split, fit the feature stages on the training split, transform all rows.",
+    "train": "Train every candidate.",
+    "evaluate": "Measure every candidate on the test split.",
+    "register": "Select, compare with the champion, publish a version.",
+}.items():
+    _stage_command(_stage, f"{_help} The stages before it must be up to date.")
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS|@VERSION]", help="A registered model; the champion when no @.")],
+    paths: Annotated[list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Raw files or folders, then the output folder.")],
+    env: Env = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="YAML", help="How to read the input when not as in training.")
+    ] = None,
+    partition_by: Annotated[
+        list[str] | None, typer.Option("--partition-by", help="Replace only the partitions of this column.")
+    ] = None,
+    assignments: Set = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Predict files with a registered model. The contract is enforced; the output is replaced atomically.
+
+    Example: sparkml score adult@champion new.csv predictions/ --partition-by education
+    """
+    from sparkml.flow.commands import score_command
+
+    if len(paths) < 2:
+        raise ConfigError("score needs at least one INPUT and the OUTPUT", hint="sparkml score NAME@champion INPUT... OUTPUT")
+    result = score_command(model, paths[:-1], paths[-1], env, source, partition_by or [], assignments or [], verbose)
+    if as_json:
+        _print_json(result)
+    else:
+        bad = f", {result['quarantined']:,} in {result['quarantine']}" if result["quarantined"] else ""
+        print(f"{result['rows']:,} rows scored by {result['model']} -> {result['output']}{bad}")
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID|PIPELINE", help="A run, or a pipeline for its last run.")],
+    env: Env = None,
+    assignments: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Print the path of a run's HTML report."""
+    from sparkml.flow.commands import report_path
+
+    found = report_path(run_id, env, assignments or [])
+    _print_json(found) if as_json else print(found["report"])
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+@config_app.command("show")
+def config_show(
+    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]")] = None,
+    env: Env = None,
+    assignments: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Print the merged settings, each with where it was set. Secrets are references and stay so."""
+    from sparkml.config import find_pipeline, load_layers, redact
+    from sparkml.settings import load_settings
+
+    if pipeline is None:
+        layered = load_layers(None, env, assignments or [])
+    else:
+        layered = load_settings(find_pipeline(pipeline), env, assignments or [])[1]
+    rows = [(path, value, str(layered.origin(path) or "default")) for path, value in layered.leaves()]
+    if as_json:
+        _print_json({path: {"value": value, "origin": origin} for path, value, origin in rows})
+        return
+    width = min(60, max(len(f"{path}: {value}") for path, value, _ in rows))
+    for path, value, origin in rows:
+        print(redact(f"{f'{path}: {json.dumps(value, ensure_ascii=False)}':<{width}}  # {origin}"))
+
+
+@app.command()
+def runs(
+    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]")] = None,
+    env: Env = None,
+    assignments: Set = None,
+    limit: Annotated[int, typer.Option(help="How many, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first: status, stages, and the resume command of those that did not end."""
+    from sparkml.flow.commands import list_runs
+
+    found = list_runs(pipeline, env, assignments or [], limit)
+    if as_json:
+        _print_json(found)
+        return
+    _print_table(found, ("run_id", "status", "started", "seconds", "stages", "result"), "no runs yet: sparkml run digits")
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    env: Env = None,
+    assignments: Set = None,
+    as_json: Json = False,
+) -> None:
+    """List registered models: versions, aliases, metrics."""
+    from sparkml.flow.commands import list_models
+
+    found = list_models(name, env, assignments or [])
+    if as_json:
+        _print_json(found)
+        return
+    _print_table(found, ("model", "aliases", "candidate", "metrics", "created", "run_id"), "no models yet: sparkml run digits")
+
+
+@app.command()
+def lineage(
+    what: Annotated[str, typer.Argument(metavar="NAME@VERSION|PATH", help="A model, an artifact, or an output folder.")],
+    env: Env = None,
+    assignments: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the tree from a prediction or model back to the raw files, and say which of them changed since."""
+    from sparkml.flow.commands import lineage_tree
+
+    tree = lineage_tree(what, env, assignments or [])
+    if as_json:
+        _print_json(tree.as_dict())
+        return
+    _print_tree(tree)
+
+
+def _print_tree(node: Any) -> None:
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    colours = {"ok": "green", "changed": "yellow", "missing": "red", "altered": "red"}
+
+    def label(item: Any) -> Text:
+        text = Text(f"{item.name}  ", style="bold")
+        text.append(f"{item.url}  ", style="")
+        text.append(item.state, style=colours[item.state])
+        text.append(f"  {item.detail or item.fingerprint}{f'  by {item.made_by}' if item.made_by else ''}", style="dim")
+        return text
+
+    def grow(branch: Tree, item: Any) -> Tree:
+        for below in item.inputs:
+            grow(branch.add(label(below)), below)
+        return branch
+
+    console = Console(soft_wrap=True)
+    console.print(grow(Tree(label(node)), node))
+    bad = [item for item in node.walk() if item.state != "ok"]
+    console.print(f"{len(bad)} of {len(list(node.walk()))} changed since" if bad else "nothing changed since", highlight=False)
+
+
+@app.command()
+def doctor(env: Env = None, assignments: Set = None, as_json: Json = False) -> None:
+    """Check this machine: Java, versions, slots, storage write and atomic publish, the executors' Python against the driver's."""
+    from sparkml.flow.doctor import examine
+
+    findings = examine(env, assignments or [])
+    if as_json:
+        _print_json(findings)
+    else:
+        for item in findings:
+            print(
+                f"{'ok  ' if item['ok'] else 'FAIL'}  {item['check']:<34} {item['found']}"
+                + ("" if item["ok"] else f"\n      -> {item['advice']}")
+            )
+    if not all(item["ok"] for item in findings):
+        raise typer.Exit(4)
+
+
+@app.command("exit-codes")
+def exit_codes() -> None:
+    """List what each exit code means."""
+    for code, meaning in EXIT_CODES.items():
+        print(f"{code:>4}  {meaning}")
+
+
+def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...], empty: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        print(empty)
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(str(row.get(column, "")) for column in columns))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("sparkml"))
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    main()

@@ -1,0 +1,1 @@
+"""The flow: the only room that knows more than one stage."""

@@ -1,0 +1,206 @@
+"""What the smaller commands do: score files, list runs and models, find a report, trace lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparkml.config import suggest
+from sparkml.errors import ConfigError, SparkmlError, StorageError
+from sparkml.flow.engine import Engine, Selection
+from sparkml.flow.scoring import score_files
+from sparkml.ingest.files import InputFile, scan
+from sparkml.lineage.records import RunRecord, all_runs, load_run, now, save_run, start_run
+from sparkml.lineage.trace import Node, trace
+from sparkml.observe.logs import log_folder, logging_to
+from sparkml.observe.progress import Board
+from sparkml.registry.registry import Registry
+from sparkml.settings import load_run_settings
+from sparkml.storage import Store
+
+
+def score_command(
+    model: str,
+    inputs: list[str],
+    output: str,
+    env: str | None,
+    source: str | None,
+    partition_by: list[str],
+    assignments: list[str],
+    verbose: bool,
+) -> dict[str, Any]:
+    """Score raw files with a registered model; return what was written, for people and for ``--json``."""
+    settings = load_run_settings(env, assignments)
+    store = Store(settings.store)
+    version = Registry(store).resolve(model)
+    override = yaml.safe_load(source) if source else {}
+    if not isinstance(override, dict):
+        raise ConfigError(f"--source {source!r} must be a YAML mapping", hint="--source '{type: parquet}'")
+    run = start_run(version.bundle.pipeline, env, settings.model_dump(mode="json"), {})
+    with Board() as board, logging_to(log_folder(run.run_id) / "run.log", verbose=verbose):
+        engine = Engine(store, settings, run, board, Selection())
+        try:
+            manifest, contract = score_files(engine, version, inputs, output, partition_by=partition_by, source=override)
+            run.status, run.ended = "done", now()
+            save_run(store, run)
+        except BaseException as error:
+            engine.fail(error)
+            raise
+    return {
+        "schema_version": 1,
+        "run_id": run.run_id,
+        "model": version.label,
+        "output": output,
+        "rows": contract["good"],
+        "quarantined": contract["bad"],
+        "quarantine": contract["quarantine"],
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def list_runs(pipeline: str | None, env: str | None, assignments: list[str], limit: int) -> list[dict[str, Any]]:
+    """Return the newest runs as rows of plain values."""
+    found = []
+    for run in all_runs(Store(load_run_settings(env, assignments).store)):
+        if pipeline not in (None, run.pipeline):
+            continue
+        found.append(
+            {
+                "run_id": run.run_id,
+                "pipeline": run.pipeline,
+                "status": run.shown_status(),
+                "started": run.started[:19],
+                "seconds": _seconds(run),
+                "stages": " ".join(f"{stage.stage}:{stage.status}" for stage in run.stages),
+                "result": _outcome(run),
+                "report": run.report,
+                "error": run.error,
+            }
+        )
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _seconds(run: RunRecord) -> float | None:
+    if not run.ended:
+        return None
+    return round((datetime.fromisoformat(run.ended) - datetime.fromisoformat(run.started)).total_seconds(), 1)
+
+
+def _outcome(run: RunRecord) -> str:
+    if run.shown_status() in {"failed", "killed", "interrupted"}:
+        reason = run.error.splitlines()[0][:60] if run.error else "the process is gone"
+        return f"{reason}; sparkml run {run.pipeline} --resume {run.run_id}"
+    decision = run.result.get("decision")
+    return f"{run.result.get('version') or decision['candidate']} {decision['outcome']}" if decision else ""
+
+
+def list_models(name: str | None, env: str | None, assignments: list[str]) -> list[dict[str, Any]]:
+    """Return every version of one or all models as rows of plain values."""
+    store = Store(load_run_settings(env, assignments).store)
+    registry = Registry(store)
+    known = registry.names()
+    if name is not None and name not in known:
+        raise ConfigError(f"no model {name!r} in {store.root}; {suggest(name, known)}")
+    rows = []
+    for model in [name] if name else known:
+        aliases = registry.aliases(model)
+        for number in reversed(registry.versions(model)):
+            try:
+                version = registry.get(model, number)
+                evaluation = store.read_json(f"{version.path}/evaluation.json")
+            except StorageError as error:
+                rows.append({"model": f"{model}@{number}", "metrics": f"unusable: {error.message}"})
+                continue
+            metrics = [(key, item["value"]) for key, item in evaluation["metrics"].items()][:3]
+            rows.append(
+                {
+                    "model": version.label,
+                    "aliases": ", ".join(alias for alias, at in aliases.items() if at == number),
+                    "candidate": version.bundle.candidate,
+                    "metrics": "  ".join(f"{key} {value:.4f}" for key, value in metrics),
+                    "created": version.manifest.created[:19],
+                    "run_id": version.manifest.lineage.get("run_id", ""),
+                }
+            )
+    return rows
+
+
+def report_path(what: str, env: str | None, assignments: list[str]) -> dict[str, str]:
+    """Return the report of a run, or of a pipeline's newest run that has one."""
+    store = Store(load_run_settings(env, assignments).store)
+    newest = next((run for run in all_runs(store) if run.pipeline == what and run.report), None)
+    run = newest or load_run(store, what)
+    if not run.report:
+        raise ConfigError(
+            f"run {run.run_id} ended before its report ({run.shown_status()})",
+            hint=f"sparkml run {run.pipeline} --resume {run.run_id}",
+        )
+    return {"run_id": run.run_id, "report": run.report}
+
+
+def lineage_tree(what: str, env: str | None, assignments: list[str]) -> Node:
+    """Return the tree of a model reference, an artifact of the store, or an output folder anywhere."""
+    store = Store(load_run_settings(env, assignments).store)
+    if "/" not in what:
+        version = Registry(store).resolve(what)
+        return trace(store, version.path, version.label, raw_file_state)
+    if what.startswith(f"{store.root}/"):
+        path = what.removeprefix(f"{store.root}/")
+        return trace(store, path, path.split("/")[-2], raw_file_state)
+    output = Store(what)
+    if not output.exists("_MANIFEST.json"):
+        raise ConfigError(
+            f"{what} has no _MANIFEST.json: neither an artifact nor an output of sparkml score", hint="sparkml models"
+        )
+    return _output_tree(output, store)
+
+
+def _output_tree(output: Store, store: Store) -> Node:
+    """The tree of predictions outside the store: their own files are checked, their model is traced within the store."""
+    try:
+        manifest = output.verify("")
+    except SparkmlError as error:
+        return Node("predictions", output.root, "altered", error.message)
+    node = Node("predictions", output.root, fingerprint=manifest.fingerprint, made_by=str(manifest.lineage.get("run_id", "")))
+    for item in manifest.lineage.get("inputs", []):
+        if item["files"]:
+            node.inputs += [
+                Node("raw file", file["path"], *raw_file_state(file), str(file["sha256"])[:16]) for file in item["files"]
+            ]
+        elif item["url"].startswith(f"{store.root}/"):
+            node.inputs.append(
+                trace(store, item["url"].removeprefix(f"{store.root}/"), str(manifest.lineage["model"]), raw_file_state)
+            )
+        else:
+            node.inputs.append(
+                Node(item["name"], item["url"], "missing", f"not in the store {store.root}: choose it with --set store=URL")
+            )
+    return node
+
+
+def raw_file_state(recorded: dict[str, Any]) -> tuple[str, str]:
+    """Say how a raw file stands today against what was recorded of it."""
+    old = InputFile.model_validate(recorded)
+    try:
+        new = _scan_again(old)
+    except (SparkmlError, OSError):
+        return "missing", f"was {old.size:,} bytes, sha256 {old.sha256[:16]}"
+    if new.sha256 != old.sha256:
+        return "changed", f"sha256 {old.sha256[:16]} then, {new.sha256[:16]} now; {old.size:,} -> {new.size:,} bytes"
+    return "ok", ""
+
+
+def _scan_again(old: InputFile) -> InputFile:
+    found: Sequence[InputFile] = scan([old.path], {})
+    return found[0]
+
+
+def local_path(url: str) -> Path:
+    """Return the path of a ``file://`` URL, for showing it to a person."""
+    return Path(url.removeprefix("file://"))

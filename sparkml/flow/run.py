@@ -1,0 +1,195 @@
+"""One run from settings to report: the order of the stages, the lease, the record, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from sparkml.config import Layered, redact
+from sparkml.errors import ConfigError, SparkmlError
+from sparkml.flow.engine import STAGES, Artifact, Build, Engine, Selection
+from sparkml.flow.pipeline import Pipeline, Trained
+from sparkml.flow.registration import Registration
+from sparkml.flow.reporting import write_report
+from sparkml.flow.scoring import predict, shown
+from sparkml.lineage.records import InputRef, RunRecord, load_run, now, restart_run, save_run, start_run
+from sparkml.observe.logs import log_folder, logging_to
+from sparkml.observe.progress import Board
+from sparkml.registry.registry import ModelVersion
+from sparkml.settings import Settings
+from sparkml.storage import Store
+from sparkml.storage.lease import lease
+
+log = logging.getLogger(__name__)
+
+
+def run_pipeline(
+    settings: Settings,
+    layered: Layered,
+    *,
+    env: str | None,
+    selection: Selection,
+    resume: str | None,
+    board: Board,
+    verbose: bool = False,
+) -> RunRecord:
+    """Run a pipeline and return its record.
+
+    Raises
+    ------
+    SparkmlError
+        A stage failed. The run record says so, finished stages are kept, and the error's hint holds the resume command.
+    """
+    store = Store(settings.store)
+    record = _record(store, settings, layered, env, resume)
+    if selection.dry_run:
+        engine = Engine(store, settings, record, board, selection)
+        _stages(engine, settings)
+        record.result = {"plan": [{"stage": stage, "action": action} for stage, action in engine.planned]}
+        return record
+    with (
+        lease(
+            store, f"_leases/pipeline-{settings.pipeline}.json", {"run_id": record.run_id}, what=f"pipeline {settings.pipeline!r}"
+        ),
+        _logged(store, record, verbose=verbose),
+        board,
+    ):
+        store.sweep()
+        engine = Engine(store, settings, record, board, selection)
+        save_run(store, record)
+        board.line(f"run {record.run_id}" + (f" (attempt {record.attempts})" if record.attempts > 1 else ""))
+        try:
+            record.result = _stages(engine, settings)
+            record.status, record.ended = "done", now()
+            if selection.reached("report"):
+                record.report = write_report(engine, settings, layered)
+            save_run(store, record)
+        except BaseException as error:
+            engine.fail(error)
+            if isinstance(error, SparkmlError):
+                error.hint = "\n     ".join(filter(None, [error.hint, f"then go on with: {resume_command(record)}"]))
+            raise
+    return record
+
+
+def resume_command(record: RunRecord) -> str:
+    """Return the command that takes a failed or killed run up again."""
+    words, skip = [], False
+    for word in sys.argv[1:]:
+        if skip or word == "--resume" or word.startswith("--resume="):
+            skip = word == "--resume" and not skip
+            continue
+        words.append(word)
+    program = "sparkml" if sys.argv[0].endswith(("sparkml", "__main__.py")) else f"spark-submit {sys.argv[0]}"
+    return redact(f"{program} {shlex.join(words)} --resume {record.run_id}")
+
+
+def _record(store: Store, settings: Settings, layered: Layered, env: str | None, resume: str | None) -> RunRecord:
+    origins = {path: str(origin) for path, origin in layered.origins.items()}
+    dumped = settings.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if resume is None:
+        return start_run(settings.pipeline, env, dumped, origins)
+    record = load_run(store, resume)
+    if record.pipeline != settings.pipeline:
+        raise ConfigError(f"--resume {resume}: that is a run of the pipeline {record.pipeline!r}, not of {settings.pipeline!r}")
+    if record.alive():
+        raise ConfigError(f"--resume {resume}: that run is still going (pid {record.pid} on {record.host})", hint="sparkml runs")
+    if record.status == "done":
+        raise ConfigError(f"--resume {resume}: that run is done", hint="run it without --resume: only what changed is done again")
+    if record.settings != dumped:
+        changed = sorted(key for key in {**record.settings, **dumped} if record.settings.get(key) != dumped.get(key))
+        log.warning("the settings changed since %s: %s", resume, ", ".join(changed))
+    return restart_run(record)
+
+
+def _stages(engine: Engine, settings: Settings) -> dict[str, Any]:
+    """Run the selected stages in their order; return what the run's summary shows."""
+    pipeline, reached = Pipeline(engine, settings), engine.selection.reached
+    table = pipeline.ingest()
+    result: dict[str, Any] = {"store": engine.store.root}
+    if not reached("contract"):
+        return result
+    good = pipeline.contract(table)
+    if not reached("features"):
+        return result
+    features = pipeline.features(good)
+    if not reached("train"):
+        return result
+    trained = pipeline.train(features)
+    if not reached("evaluate"):
+        return result
+    trained = pipeline.evaluate(features, trained)
+    if engine.selection.dry_run:
+        later = [stage for stage in STAGES[5:] if reached(stage)]
+        fresh = all(item.evaluated and item.evaluated.manifest for item in trained)
+        engine.planned += [
+            (stage, "depends on the champion at that time" if fresh else "would run: its input changes") for stage in later
+        ]
+        return result
+    result["candidates"] = {item.name: _headline(item) for item in trained}
+    if not reached("register"):
+        return result
+    decision, version = Registration(engine, settings).register(good, features, trained)
+    result["decision"] = asdict(decision)
+    result["version"] = version.label if version else None
+    if reached("score"):
+        champion = Registration(engine, settings).champion(settings.score.alias)
+        result["predictions"] = score_own_input(engine, settings, good, champion).url
+        result["scored_by"] = champion.label
+    return result
+
+
+def _headline(item: Trained) -> dict[str, Any]:
+    metrics = item.evaluation.metrics
+    return {name: {"value": found.value, "low": found.low, "high": found.high} for name, found in metrics.items()}
+
+
+def score_own_input(engine: Engine, settings: Settings, good: Artifact, version: ModelVersion) -> Artifact:
+    """The score stage of a pipeline run: the champion predicts the pipeline's own good rows."""
+
+    def build(work: Build) -> dict[str, Any]:
+        engine.store.verify(version.path)
+        rows = engine.spark.read.parquet(f"{good.url}/rows")
+        predictions = shown(predict(engine.spark, version, engine.store.url(version.path), rows), rows.columns, version)
+        writer = predictions.write
+        by = settings.score.partition_by
+        (writer.partitionBy(*by) if by else writer).parquet(f"{work.staging.url}/predictions")
+        work.rows = good.extra.get("rows")
+        work.progress.note(f"{work.rows:,} rows by {version.label}")
+        return {"model": version.label, "model_fingerprint": version.manifest.fingerprint}
+
+    model = InputRef(name="model", url=engine.store.url(version.path), fingerprint=version.manifest.fingerprint)
+    return engine.artifact(
+        "score",
+        kind="predictions",
+        settings={"model": version.label, "partition_by": settings.score.partition_by},
+        inputs=[good.as_input(), model],
+        rooms=("score", "features", "estimators"),
+        build=build,
+    )
+
+
+@contextmanager
+def _logged(store: Store, record: RunRecord, *, verbose: bool) -> Iterator[None]:
+    """Log into a local file while the run goes on, and keep the logs with the run."""
+    folder = log_folder(record.run_id)
+    try:
+        with logging_to(folder / "run.log", verbose=verbose):
+            try:
+                yield
+            except Exception:
+                log.exception("the run failed")
+                raise
+    finally:
+        for path in sorted(folder.rglob("*.log")):
+            try:
+                store.replace(
+                    f"runs/{record.run_id}/logs/{path.relative_to(folder)}", redact(path.read_text(errors="replace")).encode()
+                )
+            except SparkmlError as error:
+                print(f"the log {path} could not be copied to the store: {error.message}", file=sys.stderr)

@@ -1,0 +1,42 @@
+"""`Worker`: all that a function running on one rank may know about the gang."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Worker(Protocol):
+    """One rank of a gang. The same on local processes and on Spark barrier tasks.
+
+    Attributes
+    ----------
+    rank, size
+        This rank and the number of ranks.
+    local_rank, local_size
+        The same, counted on this rank's host only.
+    host
+        Name of this rank's host.
+    """
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def local_rank(self) -> int: ...
+    @property
+    def local_size(self) -> int: ...
+    @property
+    def host(self) -> str: ...
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+    def all_gather(self, payload: bytes) -> list[bytes]:
+        """Return what every rank gave, in rank order. Meant for agreements (addresses, counts, hashes), not for tensors."""
+
+    def log(self, text: str) -> None:
+        """Write a line to this rank's log."""
+
+    def report(self, progress: dict[str, Any]) -> None:
+        """Send JSON-serialisable progress to whoever started the gang; ``rank`` is added."""

@@ -1,0 +1,27 @@
+"""`Strategy`: how the ranks of one training combine what they learnt. The loop stands once, in `sparkml.learners.loop`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sparkml.launch.worker import Worker
+from sparkml.plugins import Plugin
+
+
+class Strategy(Plugin):
+    """One way to combine. Tensors are TensorFlow's."""
+
+    @abstractmethod
+    def connected(self, worker: Worker) -> AbstractContextManager[None]:
+        """Connect all ranks for as long as the block runs. Every rank enters."""
+
+    @abstractmethod
+    def total(self, tensors: Sequence[Any]) -> list[Any]:
+        """Return the sum over ranks of every tensor. Called inside a compiled step, in the same order on every rank."""
+
+    @abstractmethod
+    def broadcast(self, variables: Sequence[Any]) -> None:
+        """Give every rank rank 0's values of these variables."""

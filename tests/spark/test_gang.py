@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pyspark.sql import SparkSession
+
+from sparkml.errors import DataError, LaunchError, TrainingError
+from sparkml.launch.barrier import BarrierGang, slots
+from sparkml.launch.channel import ChannelClient, ChannelServer
+from sparkml.launch.gang import Hub
+from sparkml.launch.worker import Worker
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind(spark: SparkSession) -> Iterator[None]:
+    """After every test: no child of a gang lives, and the session still runs jobs on all slots."""
+    yield
+    deadline = time.monotonic() + 20
+    while (left := _children()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+    assert spark.sparkContext.parallelize(range(4), 2).map(lambda x: x * x).sum() == 14
+
+
+def _children() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "sparkml.launch.child" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_ranks_agree_report_and_log(spark: SparkSession, tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def fn(worker: Worker) -> bytes:
+        worker.barrier()
+        blocks = worker.all_gather(bytes([worker.rank]) * 70_000)
+        worker.report({"epoch": 1})
+        worker.log(f"I am {worker.rank}")
+        return json.dumps([worker.rank, worker.local_rank, worker.local_size, [block[0] for block in blocks]]).encode()
+
+    gang = BarrierGang(spark, log_dir=str(tmp_path), on_report=seen.append)
+    assert [json.loads(result) for result in gang.run(fn, 2)] == [[rank, rank, 2, [0, 1]] for rank in range(2)]
+    assert sorted(report["rank"] for report in seen) == [0, 1]
+    assert (tmp_path / "rank-1.log").read_text() == f"[rank 1 {socket.gethostname()}] I am 1\n"
+
+
+def test_a_killed_rank_ends_the_gang_with_its_last_lines(spark: SparkSession) -> None:
+    def fn(worker: Worker) -> bytes:
+        if worker.rank == 1:
+            print("last words")
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        worker.barrier()
+        return b""
+
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match=r"rank 1 on \S+ was killed by signal 9 \(SIGKILL\)(.|\n)*last words"):
+        BarrierGang(spark).run(fn, 2)
+    assert time.monotonic() - began < 60  # against hanging, not for speed: the barrier's own timeout is 120 s
+
+
+def test_an_exception_keeps_class_and_cause(spark: SparkSession) -> None:
+    def wrong(worker: Worker) -> bytes:
+        if worker.rank == 0:
+            raise KeyError("label")
+        time.sleep(600)
+        return b""
+
+    with pytest.raises(TrainingError, match=r"rank 0 on \S+ failed: KeyError: 'label'"):
+        BarrierGang(spark).run(wrong, 2)
+
+    def empty(worker: Worker) -> bytes:
+        raise DataError("no rows")
+
+    with pytest.raises(DataError, match="no rows"):
+        BarrierGang(spark).run(empty, 2)
+
+
+def test_a_lost_task_is_named(spark: SparkSession) -> None:
+    """The Python worker of a task is killed: its child dies with it, the driver sees the line go dead, the other rank ends."""
+
+    def fn(worker: Worker) -> bytes:
+        if worker.rank == 1:
+            os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+        return b""
+
+    with pytest.raises(LaunchError, match="rank 1 on .* was lost"):
+        BarrierGang(spark).run(fn, 2)
+
+
+def test_too_few_slots_are_an_error_before_anything_runs(spark: SparkSession) -> None:
+    assert slots(spark) == 2
+    with pytest.raises(LaunchError, match=r"3 ranks need 3 slots at once, local\[2\] has 2") as caught:
+        BarrierGang(spark).run(lambda worker: b"", 3)
+    assert "lower num_proc to 2" in str(caught.value)
+
+
+def test_busy_slots_are_an_error_not_a_hang(spark: SparkSession) -> None:
+    context = spark.sparkContext
+    context.setJobDescription(None)  # type: ignore[arg-type]
+    busy = context.parallelize([0], 1).map(lambda _: time.sleep(8))
+    import threading
+
+    holder = threading.Thread(target=busy.count)
+    holder.start()
+    time.sleep(1.0)
+    try:
+        with pytest.raises(LaunchError, match="only 0 of 2 ranks started within 2 s"):
+            BarrierGang(spark, start_timeout=2.0).run(lambda worker: b"", 2)
+    finally:
+        holder.join()
+
+
+def test_strangers_get_nothing_from_the_channel() -> None:
+    hub = Hub(2, None, None)
+    server = ChannelServer(hub, "127.0.0.1")
+    with pytest.raises(LaunchError, match="does not know this gang's token"):
+        ChannelClient(("127.0.0.1", server.port), "wrong", 0, "here")
+    with socket.create_connection(("127.0.0.1", server.port)) as stranger:
+        stranger.recv(100)
+        stranger.sendall(b'{"rank": 0, "proof": "x"}\n{"op": "fail", "failure": {}}\n')
+        assert stranger.recv(100) == b""
+    assert server.joined == 0 and hub.failure is None
+    server.close()

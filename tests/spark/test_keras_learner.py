@@ -1,0 +1,156 @@
+"""Training by one rank in this process. Not in unit/: importing TensorFlow takes longer than all of unit/."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparkml.errors import ConfigError, DataError, StorageError, TrainingError
+from sparkml.learners import keras_file
+from sparkml.learners.keras import KerasJob, Target, train_rows
+from sparkml.learners.zoo.cnn import Cnn
+from sparkml.learners.zoo.mlp import Mlp, MlpOptions
+from sparkml.storage import Store
+from tests.spark.keras_rows import Alone, Memory, a_job, blobs, softmax_regression
+
+
+def run(job: KerasJob, rows: Memory, validation: Memory | None = None) -> dict[str, Any]:
+    history, learner = train_rows(Alone(), job, rows, validation)
+    history["weights"] = list(learner.weights().values())
+    return history
+
+
+def test_no_rows_at_all_is_an_error() -> None:
+    with pytest.raises(DataError, match="no training rows"):
+        run(a_job(), blobs(0))
+
+
+def test_a_step_of_gradient_descent_is_the_one_computed_by_hand() -> None:
+    """21 rows in batches of 16: two steps of softmax regression by SGD with Nesterov momentum 0.9, the second on 5 rows."""
+    rows = replace(blobs(21), shuffled=False)
+    begin = run(a_job(build=softmax_regression, optimizer="sgd", epochs=1, learning_rate=1e-12), rows)["weights"]
+    found = run(a_job(build=softmax_regression, optimizer="sgd", epochs=1, learning_rate=0.1), rows)["weights"]
+
+    kernel, bias = (weight.astype(float) for weight in begin)
+    speed = [np.zeros_like(kernel), np.zeros_like(bias)]
+    for x, y in ((rows.x[:16], rows.y[:16]), (rows.x[16:], rows.y[16:])):
+        scores = np.exp(x @ kernel + bias)
+        error = (scores / scores.sum(1, keepdims=True) - np.eye(3)[y.astype(int)]) / len(x)
+        gradients = [x.T @ error, error.sum(0)]
+        speed = [0.9 * old - 0.1 * gradient for old, gradient in zip(speed, gradients, strict=True)]
+        kernel = kernel + 0.9 * speed[0] - 0.1 * gradients[0]
+        bias = bias + 0.9 * speed[1] - 0.1 * gradients[1]
+    np.testing.assert_allclose(found[0], kernel, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[1], bias, rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_are_means_over_the_rows() -> None:
+    held_out = blobs(41, 3)
+    history = run(a_job(epochs=8), blobs(60, 1), held_out)
+    kernel1, bias1, kernel2, bias2 = history["weights"]
+    scores = np.maximum(held_out.x @ kernel1 + bias1, 0) @ kernel2 + bias2
+    truth = held_out.y.astype(int)
+    logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    last = history["epochs"][-1]
+    assert last["val_accuracy"] == pytest.approx((scores.argmax(1) == truth).mean())
+    assert last["val_loss"] == pytest.approx(-logs[np.arange(41), truth].mean(), rel=1e-5)
+    assert last["val_accuracy"] > 0.8
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    assert run(a_job(), blobs(30))["digest"] == run(a_job(), blobs(30))["digest"]
+    assert run(replace(a_job(), seed=6), blobs(30))["digest"] != run(a_job(), blobs(30))["digest"]
+
+
+def test_a_checkpoint_of_other_settings_or_a_torn_one_is_refused_with_a_reason(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    run(a_job(store, epochs=1), blobs(20))
+    other = run(a_job(store, epochs=2), blobs(20))
+    assert "other data or settings" in other["resumed"] and len(other["epochs"]) == 2
+    body = store.read("checkpoint.npz")
+    store.replace("checkpoint.npz", body[:-50])
+    assert "torn" in run(a_job(store, epochs=2), blobs(20))["resumed"]
+    again = run(a_job(store, epochs=2), blobs(20))
+    assert again["resumed"] == "went on after epoch 2" and again["digest"] == other["digest"]
+
+
+def test_patience_keeps_the_best_epoch() -> None:
+    held_out = blobs(200, 2)
+    history = run(a_job(epochs=200, patience=2, learning_rate=0.3, build=softmax_regression), blobs(12, 1), held_out)
+    losses = [epoch["val_loss"] for epoch in history["epochs"]]
+    assert len(losses) == history["best_epoch"] + 2 < 200
+    assert losses[history["best_epoch"] - 1] == min(losses)
+    kernel, bias = history["weights"]
+    scores = held_out.x @ kernel + bias
+    logs = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    assert -logs[np.arange(200), held_out.y.astype(int)].mean() == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    history = run(a_job(epochs=4, schedule="cosine", warmup_epochs=1, learning_rate=0.1), blobs(32))
+    rates = [epoch["learning_rate"] for epoch in history["epochs"]]
+    assert rates == pytest.approx([0.1, 0.1 * (1 + np.cos(np.pi / 3)) / 2, 0.1 * (1 + np.cos(np.pi * 2 / 3)) / 2, 0], abs=1e-7)
+    constant = run(a_job(epochs=3, warmup_epochs=1.5, learning_rate=0.1), blobs(32))
+    assert [epoch["learning_rate"] for epoch in constant["epochs"]] == pytest.approx([0.1 * 2 / 3, 0.1, 0.1])
+
+
+def test_regression_learns_in_the_label_s_own_units() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3)).astype(np.float32)
+    y = 5000 + 300 * (x @ np.array([1.0, -2.0, 0.5]))
+    target = Target("regression", 1, float(y.mean()), float(y.std()))
+    job = replace(a_job(epochs=30, build=Mlp(MlpOptions(hidden=(16,))).build), target=target)
+    history, learner = train_rows(Alone(), job, Memory(x, y), Memory(x, y))
+    assert history["epochs"][-1]["rmse"] < 0.1 * y.std()
+    predicted = np.asarray(keras_file.load(keras_file.dump(learner.model), "it")(x))[:, 0]
+    assert np.sqrt(np.mean((predicted - y) ** 2)) == pytest.approx(history["epochs"][-1]["val_rmse"], rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_ends_training() -> None:
+    rows = blobs(20)
+    rows.x[3, 1] = np.inf
+    with pytest.raises(TrainingError, match="loss of epoch 1 is nan"):
+        run(a_job(), rows)
+
+
+@pytest.mark.parametrize(
+    ("activation", "units", "message"),
+    [("linear", 3, "does not sum to one"), ("softmax", 4, r"shape \(4,\) per row.*needs \(3,\)")],
+)
+def test_a_model_of_the_wrong_kind_is_refused(activation: str, units: int, message: str) -> None:
+    def build(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+        import keras
+
+        return keras.Sequential([keras.Input(shape), keras.layers.Dense(units, activation=activation)])
+
+    with pytest.raises(ConfigError, match=message):
+        run(a_job(build=build), blobs(20))
+
+
+def test_a_lambda_layer_is_refused_before_training_and_when_loading(tmp_path: Path) -> None:
+    import keras
+
+    def build(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+        layers = [keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(outputs, activation="softmax")]
+        return keras.Sequential([keras.Input(shape), *layers])
+
+    with pytest.raises(ConfigError, match=r"Lambda.*Keras's own layers only"):
+        run(a_job(build=build), blobs(20))
+    build((3,), 3, "classification").save(tmp_path / "m.keras")
+    with pytest.raises(StorageError, match=r"a\.keras holds keras\.layers\.Lambda"):
+        keras_file.load((tmp_path / "m.keras").read_bytes(), "a.keras")
+    build((3,), 3, "classification").save(tmp_path / "m.h5")
+    with pytest.raises(StorageError, match=r"is not a \.keras file.*\.h5 .* refused"):
+        keras_file.load((tmp_path / "m.h5").read_bytes(), "m.h5")
+
+
+def test_the_cnn_has_the_size_it_promises_and_takes_small_images() -> None:
+    assert Cnn().build((28, 28, 1), 10, "classification").count_params() == 225_034
+    assert Cnn().build((8, 8, 1), 10, "classification").output_shape == (None, 10)
+    assert Cnn().build((1, 3, 1), 1, "regression").output_shape == (None, 1)
+    with pytest.raises(ConfigError, match=r"\(height, width, channels\).*shape \(64,\)"):
+        Cnn().build((64,), 10, "classification")
