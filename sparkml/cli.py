@@ -56,7 +56,7 @@ def main() -> NoReturn:
         _complain(error, as_json)
         code = error.exit_code
     except typer.TyperException as error:  # wrong usage: typer's own message
-        error.show()
+        print(f"error: {error.format_message()}\n  -> sparkml --help", file=sys.stderr)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted; finished stages are kept, `sparkml runs` shows the run and its resume command", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sparkml.config import Layered, Name, Options, Origin, load_layers, validate
 from sparkml.contract.settings import ContractSettings
@@ -65,6 +65,14 @@ class Settings(RunSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     registration: RegisterSettings = Field(RegisterSettings(), alias="register")
     score: ScoreSettings = ScoreSettings()
+
+    @model_validator(mode="after")
+    def _slices_are_kept(self) -> Settings:
+        kept = [*self.split.key_columns(), self.target.column, *self.features.keep]
+        for name in self.evaluate.slices:
+            if name not in kept:
+                raise ValueError(f"evaluate.slices: {name!r} must be listed in features.keep; there are: {', '.join(kept)}")
+        return self
 
 
 def load_settings(pipeline: Path, env: str | None, assignments: list[str]) -> tuple[Settings, Layered]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparkml.config import looks_secret, resolve_reference
@@ -30,7 +32,9 @@ DEFAULTS: dict[str, str] = {
 }
 
 
-def session(master: str | None = None, *, app_name: str = "sparkml", conf: Mapping[str, str] | None = None) -> SparkSession:
+def session(
+    master: str | None = None, *, app_name: str = "sparkml", conf: Mapping[str, str] | None = None, jvm_log: Path | None = None
+) -> SparkSession:
     """Return the running Spark session, or start one.
 
     Parameters
@@ -39,6 +43,8 @@ def session(master: str | None = None, *, app_name: str = "sparkml", conf: Mappi
         ``local[*]``, ``yarn``, ``spark://...``. None keeps what ``spark-submit`` decided, else ``local[*]``.
     conf
         Spark settings; values may be ``${env:NAME}`` / ``${file:PATH}`` references.
+    jvm_log
+        Where a JVM that is started here writes what it prints; the terminal when None.
 
     Raises
     ------
@@ -65,10 +71,30 @@ def session(master: str | None = None, *, app_name: str = "sparkml", conf: Mappi
     for key, value in settings.items():
         builder = builder.config(key, resolve_reference(str(value)))
     try:
-        made = builder.getOrCreate()
+        with _stderr_to(jvm_log):
+            made = builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as error:
         raise LaunchError(
             f"Spark did not start: {str(error).strip().splitlines()[0]}", hint="sparkml doctor checks Java, versions and ports"
         ) from error
     made.sparkContext.setLogLevel("ERROR")
     return made
+
+
+@contextmanager
+def _stderr_to(path: Path | None) -> Iterator[None]:
+    """Let a child that is started in the block inherit a file as its stderr: Spark's JVM and workers print there from then on."""
+    if path is None:
+        yield
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)

@@ -80,9 +80,7 @@ class KerasEstimator(
     _task: ClassVar[str]
     _model_class: ClassVar[type[KerasModel]]
 
-    def __init__(
-        self, *, model: str | Mapping[str, Any] | Net | Build, on_report: Report | None = None, **params: Any
-    ) -> None:
+    def __init__(self, *, model: str | Mapping[str, Any] | Net | Build, on_report: Report | None = None, **params: Any) -> None:
         super().__init__()
         self._build, self._on_report = _builder(model), on_report
         self._setDefault(seed=7)
@@ -138,6 +136,8 @@ class KerasEstimator(
             F.max(label).alias("most"),
             F.avg(label).alias("mean"),
             F.stddev_pop(label).alias("std"),
+            # the same rows in any order give the same sum: it names their shards
+            F.sum(F.xxhash64(*train.columns).cast("decimal(38,0)")).alias("content"),
         )
         found = [part.agg(*checks).first() for part in (train, validation) if part is not None]
         for row in found:
@@ -147,8 +147,10 @@ class KerasEstimator(
         assert first is not None
         if first["rows"] == 0:
             raise DataError("there are no training rows", hint="look at the split and at the contract's quarantine")
-        most = max(row["most"] for row in found if row is not None and row["rows"])
-        return {**first.asDict(), "most": most}
+        held_out = [row for row in found[1:] if row is not None and row["rows"]]
+        most = max(row["most"] for row in (first, *held_out))
+        marks = [f"{row['rows']}-{row['content']}" for row in (first, *held_out)]
+        return {**first.asDict(), "most": most, "marks": dict(zip(("train", "validation"), marks, strict=False))}
 
     def _check(self, row: Row) -> None:
         if row["rows"] and row["bad"]:
@@ -160,24 +162,24 @@ class KerasEstimator(
                 hint="index it with a StringIndexer",
             )
 
-    def _job(
-        self, train: DataFrame, validation: DataFrame | None, facts: dict[str, Any], store: Store, size: int
-    ) -> KerasJob:
+    def _job(self, train: DataFrame, validation: DataFrame | None, facts: dict[str, Any], store: Store, size: int) -> KerasJob:
         columns = (self.getFeaturesCol(), self.getLabelCol())
         rows_per_group = max(1, min(_MAX_ROWS_PER_GROUP, facts["rows"] // (size * _GROUPS_PER_RANK)))
-        parts = {"train": train} if validation is None else {"train": train, "validation": validation}
+        parts = {"train": train, "validation": validation}
+        paths = {name: f"shards/{name}-{fingerprint([mark, rows_per_group])}" for name, mark in facts["marks"].items()}
         manifests = {
-            name: as_shards(part, store, f"shards/{name}", list(columns), rows_per_group) for name, part in parts.items()
+            name: as_shards(part, store, paths[name], list(columns), rows_per_group)
+            for name, part in parts.items()
+            if part is not None and name in paths
         }
-        urls = {name: store.url(f"shards/{name}") for name in parts}
         return KerasJob(
             build=self._build,
             target=self._target(facts),
             shape=self._shape(train),
             options=self.options(),
             seed=self.getSeed(),
-            train=urls["train"],
-            validation=urls.get("validation"),
+            train=store.url(paths["train"]),
+            validation=store.url(paths["validation"]) if "validation" in paths else None,
             data_mark=fingerprint({name: _content(manifest) for name, manifest in manifests.items()}),
             columns=columns,
             store=store,
@@ -236,4 +238,3 @@ def _builder(model: str | Mapping[str, Any] | Net | Build) -> Build:
 def _content(manifest: Manifest) -> list[str]:
     """Return what identifies the rows and their order: the files' hashes."""
     return [file.sha256 for file in manifest.files]
-

@@ -44,14 +44,14 @@ class KerasModel(Model, HasFeaturesCol, HasPredictionCol, HasInputShape, MLWrita
         return keras_file.load(self.body, self.uid)
 
     def _outputs(self, dataset: DataFrame) -> tuple[Any, Any]:
-        """Return the model's output for every row as an array column, and the name-free UDF that makes it."""
+        """Return the UDF that runs the model and the column of flat arrays that it takes."""
         features = self.getFeaturesCol()
         if features not in dataset.columns:
             raise DataError(f"there is no column {features!r}, only {', '.join(dataset.columns)}", hint="set featuresCol")
         kind = dataset.schema[features].dataType
         column = F.col(f"`{features}`")
         flat = vector_to_array(column, "float32") if isinstance(kind, VectorUDT) else column.cast("array<float>")
-        predict = arrow_udf(_predictor(self.body, self.getInputShape()), "array<double>")
+        predict = arrow_udf(_predictor(self.body, self.getInputShape()), "array<double>")  # type: ignore[call-overload]
         return predict, flat
 
     def write(self) -> MLWriter:

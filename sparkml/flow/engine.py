@@ -13,6 +13,7 @@ from sparkml.errors import ConfigError, SparkmlError, StorageError
 from sparkml.lineage.fingerprint import code_fingerprint, fingerprint
 from sparkml.lineage.openlineage import save_events
 from sparkml.lineage.records import InputRef, RunRecord, StageRecord, all_runs, now, save_run
+from sparkml.observe.logs import log_folder
 from sparkml.observe.progress import Board, StageProgress
 from sparkml.settings import RunSettings
 from sparkml.storage import Manifest, Staging, Store
@@ -100,7 +101,10 @@ class Engine:
             began = time.monotonic()
             conf = {**{key: str(value) for key, value in self.store.backend.spark_conf().items()}, **self.settings.spark.conf}
             self._spark = session(
-                self.settings.spark.master, app_name=f"{self.settings.spark.app_name} {self.run.run_id}", conf=conf
+                self.settings.spark.master,
+                app_name=f"{self.settings.spark.app_name} {self.run.run_id}",
+                conf=conf,
+                jvm_log=log_folder(self.run.run_id) / "spark.log",
             )
             self.board.line(
                 f"Spark {self._spark.version} on {self._spark.sparkContext.master} in {time.monotonic() - began:.1f} s"

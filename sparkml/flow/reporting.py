@@ -64,7 +64,7 @@ def gather(store: Store, run: RunRecord, settings: Settings, layered: Layered) -
         contract=_contract(store, stages),
         columns=_columns(store, stages),
         features=_features(store, stages),
-        candidates=[_candidate(store, settings, stages, name) for name in settings.train.candidates if f"evaluate.{name}" in stages],
+        candidates=[_candidate(store, settings, stages, name) for name in _evaluated(settings, stages)],
         lineage_nodes=nodes,
         lineage_edges=edges,
         settings=_settings(layered),
@@ -74,6 +74,10 @@ def gather(store: Store, run: RunRecord, settings: Settings, layered: Layered) -
 
 def _inputs(stages: dict[str, StageRecord], stage: str) -> list[Any]:
     return stages[stage].inputs if stage in stages else []
+
+
+def _evaluated(settings: Settings, stages: dict[str, StageRecord]) -> list[str]:
+    return [name for name in settings.train.candidates if f"evaluate.{name}" in stages]
 
 
 def _stage_row(stage: StageRecord) -> StageRow:
@@ -156,7 +160,7 @@ def _candidate(store: Store, settings: Settings, stages: dict[str, StageRecord],
 
 
 def _pictures(store: Store, stages: dict[str, StageRecord], evaluation: Evaluation) -> list[Picture]:
-    """The worst mistakes as images, where a row's features are one; read with PyArrow by key, a column of the test rows at a time."""
+    """The worst mistakes as images, where a row's features are one; read with PyArrow by key."""
     import pyarrow.dataset as dataset
 
     extra = _extra(store, stages, "features")
@@ -191,8 +195,9 @@ def _pictures(store: Store, stages: dict[str, StageRecord], evaluation: Evaluati
 
 
 def _grey_levels(pixels: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    low, high = pixels.min(), pixels.max()
-    return ((pixels - low) / (high - low or 1.0) * 255).astype(np.uint8)
+    low, high = float(pixels.min()), float(pixels.max())
+    levels: np.ndarray[Any, np.dtype[np.uint8]] = ((pixels - low) / (high - low or 1.0) * 255).astype(np.uint8)
+    return levels
 
 
 def _lineage(run: RunRecord) -> tuple[list[LineageNode], list[tuple[str, str]]]:
@@ -224,4 +229,3 @@ def _settings(layered: Layered) -> list[SettingRow]:
         SettingRow(key=path, value=redact(json.dumps(value, ensure_ascii=False)), origin=str(layered.origin(path) or "default"))
         for path, value in layered.leaves()
     ]
-

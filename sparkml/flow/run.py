@@ -182,8 +182,11 @@ def _logged(store: Store, record: RunRecord, *, verbose: bool) -> Iterator[None]
         with logging_to(folder / "run.log", verbose=verbose):
             try:
                 yield
+            except SparkmlError:
+                log.info("the run failed", exc_info=True)  # the terminal gets the message, the file the traceback too
+                raise
             except Exception:
-                log.exception("the run failed")
+                log.exception("the run failed: a bug in sparkml")
                 raise
     finally:
         for path in sorted(folder.rglob("*.log")):

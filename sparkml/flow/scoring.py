@@ -56,7 +56,7 @@ def shown(predictions: DataFrame, columns: list[str], version: ModelVersion) -> 
         names = F.array(*[F.lit(name) for name in version.bundle.classes])
         picked.append(F.element_at(names, F.col("prediction").cast("int") + 1).alias("predicted"))
         if "probability" in predictions.columns:
-            picked.append(vector_to_array("probability").alias("probability"))
+            picked.append(vector_to_array(F.col("probability")).alias("probability"))
     else:
         picked.append(F.col("prediction").alias("predicted"))
     return predictions.select(*picked)

@@ -46,4 +46,3 @@ class ProcessGang(Gang):
         if failure is not None:
             raise failure.as_error()
         return [results[number] for number in range(size)]
-

@@ -243,9 +243,7 @@ def _optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.optimize
     return kinds[options.optimizer](rate)
 
 
-def train_rows(
-    worker: Worker, job: KerasJob, rows: Rows, validation: Rows | None
-) -> tuple[dict[str, Any], KerasLearner]:
+def train_rows(worker: Worker, job: KerasJob, rows: Rows, validation: Rows | None) -> tuple[dict[str, Any], KerasLearner]:
     """Train on rows at hand; return the history (see `loop.train`) and the learner."""
     import keras
     import tensorflow as tf

@@ -97,9 +97,7 @@ def train(worker: Worker, learner: Learner, data: Data, course: Course) -> dict[
     progress = _resumed(worker, learner, course)
     while progress.epoch < options.epochs and not _stopped(progress, options):
         began = time.monotonic()
-        batches = padded(
-            data.train, options.batch_size, steps, data.shape, data.columns, seed=course.seed, epoch=progress.epoch
-        )
+        batches = padded(data.train, options.batch_size, steps, data.shape, data.columns, seed=course.seed, epoch=progress.epoch)
         for batch in _reported(worker, batches, progress.epoch, options.epochs, steps):
             learner.step(batch)
         learner.end_epoch(int(counts[worker.rank, 0]))
@@ -114,7 +112,7 @@ def train(worker: Worker, learner: Learner, data: Data, course: Course) -> dict[
         rate = float(counts[:, 0].sum()) / seconds
         _close_epoch(worker, learner, course, progress, {**found, "seconds": seconds, "rows_per_second": rate})
     if options.patience is not None and progress.best:
-        pass
+        learner.set_weights(progress.best)
     return {
         "epochs": progress.history,
         "best_epoch": progress.best_epoch,

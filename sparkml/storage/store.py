@@ -65,7 +65,7 @@ class Store:
 
     def url(self, path: str = "") -> str:
         """Return the full URL of a path, as Spark and other tools take it."""
-        return f"{self.root}/{path}" if path else self.root
+        return f"{self.root}/{path.lstrip('/')}" if path else self.root
 
     def at(self, path: str) -> str:
         """Return the fsspec path of a path."""

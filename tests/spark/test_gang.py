@@ -99,7 +99,7 @@ def test_a_lost_task_is_named(spark: SparkSession) -> None:
         time.sleep(600)
         return b""
 
-    with pytest.raises(LaunchError, match="rank 1 on .* was lost"):
+    with pytest.raises(LaunchError, match=r"rank 1 on \S+ was lost"):
         BarrierGang(spark).run(fn, 2)
 
 

@@ -97,9 +97,7 @@ def test_a_rank_without_rows_changes_nothing(ranks: list[dict[str, Any]]) -> Non
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(
-    ranks: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(ranks: list[dict[str, Any]], tmp_path: Path) -> None:
     """Dropout, shuffling, Adam's moments, the schedule and the best weights so far all have to come back, on both ranks."""
     job, shares, held_out = long_case(Store(str(tmp_path)))
 

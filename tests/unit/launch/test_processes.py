@@ -102,7 +102,7 @@ def test_a_collective_that_a_finished_rank_never_joins_is_an_error() -> None:
             worker.barrier()
         return b""
 
-    with pytest.raises(TrainingError, match="rank 1 .*waits in a collective that rank 0 will never join"):
+    with pytest.raises(TrainingError, match=r"rank 1 .*waits in a collective that rank 0 will never join"):
         ProcessGang().run(fn, 2)
 
 

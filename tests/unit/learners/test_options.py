@@ -22,7 +22,8 @@ def test_options_name_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("estimators.trainers", "keras"), ("learners.zoo", "cnn"), ("learners.zoo", "mlp"), ("strategies", "allreduce")]
+    ("kind", "name"),
+    [("estimators.trainers", "keras"), ("learners.zoo", "cnn"), ("learners.zoo", "mlp"), ("strategies", "allreduce")],
 )
 def test_plugins_load_without_spark_or_tensorflow(kind: str, name: str) -> None:
     """Settings are checked before anything heavy starts."""

@@ -1,0 +1,85 @@
+"""The raw files: found, listed and hashed without a JVM."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import fsspec
+from pydantic import BaseModel
+
+from sparkml.errors import DataError
+
+
+class InputFile(BaseModel):
+    """A raw file as it was when it was read. `modified` is ISO 8601 in UTC, or the object store's etag."""
+
+    path: str
+    size: int
+    modified: str
+    sha256: str
+
+
+def expand(paths: Sequence[str]) -> list[str]:
+    """Return the files that paths, folders and globs mean, sorted. Raises `DataError` for what is missing or empty."""
+    found: list[str] = []
+    for path in paths:
+        fs, inside = fsspec.url_to_fs(_fsspec_url(path))
+        prefix = path[: len(path) - len(inside)] if "://" in path else ""
+        if any(sign in inside for sign in "*?["):
+            matched = [str(name) for name in fs.glob(inside) if not fs.isdir(name)]
+        elif fs.isdir(inside):
+            matched = [str(name) for name in fs.find(inside)]
+        else:
+            matched = [inside] if fs.exists(inside) else []
+        matched = [name for name in matched if not name.rpartition("/")[2].startswith(("_", "."))]
+        if not matched:
+            raise DataError(
+                f"no input: {path} {'matches no file' if fs.exists(inside) or '*' in inside else 'does not exist'}",
+                hint="check source.path, or give --data PATH",
+            )
+        found += [f"{prefix}{name}" if prefix and not name.startswith(prefix) else name for name in matched]
+    return sorted(dict.fromkeys(found))
+
+
+def scan(paths: Sequence[str], known: Mapping[str, InputFile]) -> list[InputFile]:
+    """Return size, time and SHA-256 of files; a file whose size and time are those in `known` is not read again.
+
+    Raises
+    ------
+    DataError
+        A file is missing or empty.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda path: _scan_one(path, known.get(path)), paths))
+
+
+def _scan_one(path: str, known: InputFile | None) -> InputFile:
+    fs, inside = fsspec.url_to_fs(_fsspec_url(path))
+    try:
+        info: dict[str, Any] = fs.info(inside)
+        size, modified = int(info["size"]), _modified(info)
+        if size == 0:
+            raise DataError(f"the input file {path} is empty")
+        if known is not None and (known.size, known.modified) == (size, modified):
+            return known
+        digest = hashlib.sha256()
+        with fs.open(inside, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"cannot read the input file {path}: {error.strerror or error}") from None
+    return InputFile(path=path, size=size, modified=modified, sha256=digest.hexdigest())
+
+
+def _modified(info: Mapping[str, Any]) -> str:
+    if "mtime" in info:
+        return datetime.fromtimestamp(info["mtime"], UTC).isoformat()
+    return str(info.get("ETag") or info.get("LastModified") or info.get("created") or "")
+
+
+def _fsspec_url(path: str) -> str:
+    return path.replace("s3a://", "s3://", 1)

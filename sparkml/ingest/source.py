@@ -1,0 +1,84 @@
+"""What a source is: raw files or a bundled set on one side, a typed table on the other."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+
+from sparkml.config import Options
+from sparkml.ingest.files import expand
+from sparkml.plugins import Plugin
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+class SourceOptions(Options):
+    """Options of every source. `derive` adds or replaces columns by Spark SQL expressions, in order, after reading."""
+
+    derive: dict[str, str] = {}
+
+
+class FileOptions(SourceOptions):
+    """Options of every source that reads files: paths, folders or globs, local or on any store."""
+
+    path: list[str] = Field(min_length=1)
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+@dataclass
+class ReadContext:
+    """What reading may use: the session, a folder for checkpoints that is removed afterwards, and notes for the lineage."""
+
+    spark: SparkSession
+    scratch_url: str
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(Plugin):
+    """Raw data. `files` and `identity` need no JVM: they decide whether anything has to be read at all."""
+
+    def fetch(self, cache: Path) -> None:
+        """Make missing raw files: download them with their checksum, or generate them. Most sources have nothing to do."""
+
+    def files(self) -> list[str]:
+        """Return the raw files, sorted; empty for sources that have none. Raises `DataError` for missing input."""
+        return expand(self.options.path) if "path" in type(self.options).model_fields else []
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the table beside the files' content: the options without where the files lie."""
+        return {"source": self.plugin_name(), **self.options.model_dump(mode="json", exclude={"path"})}
+
+    @abstractmethod
+    def read(self, context: ReadContext) -> DataFrame:
+        """Return the typed columns, ``_corrupt`` (raw record of what could not be read, else null) and ``_file``."""
+
+
+def with_source_columns(rows: DataFrame) -> DataFrame:
+    """Add ``_file`` (base name of the raw file) and, where the reader made none, an empty ``_corrupt``."""
+    from pyspark.sql import functions as F
+
+    if "_corrupt" not in rows.columns:
+        rows = rows.withColumn("_corrupt", F.lit(None).cast("string"))
+    if "_file" not in rows.columns:
+        rows = rows.withColumn("_file", F.element_at(F.split(F.col("_metadata.file_path"), "/"), -1))
+    return rows
+
+
+def check_declared(found: dict[str, str], declared: dict[str, str], where: str) -> Sequence[str]:
+    """Return the differences between the columns that were found and those declared, as sentences."""
+    from sparkml.config import suggest
+
+    wrong = [f"{name} is missing ({suggest(name, found)})" for name in declared if name not in found]
+    wrong += [f"{name} is {found[name]}, declared {kind}" for name, kind in declared.items() if found.get(name, kind) != kind]
+    wrong += [f"{name} is not declared" for name in found if name not in declared]
+    return [f"{where}: {item}" for item in wrong]

@@ -1,0 +1,219 @@
+"""A rank's way to its rows: row groups assigned by rows, read straight from the store, shuffled by seed and epoch."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from sparkml.errors import StorageError
+from sparkml.shards.schema import Column, to_numpy
+from sparkml.storage import Store
+
+BLOCK_ROWS = 16_384  # fits the caches; larger blocks only page-fault more
+SHUFFLE_BYTES = 256 << 20
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of one file of a shard set."""
+
+    path: str
+    index: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """What a published folder of shards holds, as its manifest says."""
+
+    url: str
+    columns: tuple[Column, ...]
+    groups: tuple[RowGroup, ...]
+
+    @classmethod
+    def open(cls, url: str) -> ShardSet:
+        """Read the manifest. Raises `StorageError` when the folder was never published, is torn, or holds something else."""
+        manifest = Store(url).manifest("")
+        if manifest.kind != "shards":
+            raise StorageError(f"{url} holds {manifest.kind!r}, not shards")
+        columns = tuple(Column.model_validate(item) for item in manifest.extra["columns"])
+        groups = tuple(
+            RowGroup(path, index, rows)
+            for path, counts in sorted(manifest.extra["groups"].items())
+            for index, rows in enumerate(counts)
+        )
+        return cls(url, columns, groups)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(group.rows for group in self.groups)
+
+    def assign(self, rank: int, size: int) -> list[RowGroup]:
+        """Return a rank's row groups: the largest first to the rank with the fewest rows, the same on every run.
+
+        Every group belongs to exactly one rank; with fewer groups than ranks some ranks get none.
+        """
+        loads = [0] * size
+        mine = []
+        for group in sorted(self.groups, key=lambda group: (-group.rows, group.path, group.index)):
+            target = min(range(size), key=lambda other: (loads[other], other))
+            loads[target] += group.rows
+            if target == rank:
+                mine.append(group)
+        return sorted(mine, key=lambda group: (group.path, group.index))
+
+
+class ShardReader:
+    """Reads row groups as batches of NumPy arrays ``(rows, *shape)``.
+
+    Parameters
+    ----------
+    columns
+        Names to read; all when None.
+    shuffle_bytes
+        Bound on the shuffle buffer: whole row groups are gathered up to this size and their rows permuted.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        row_groups: Sequence[RowGroup],
+        columns: Sequence[str] | None = None,
+        *,
+        shuffle_bytes: int = SHUFFLE_BYTES,
+    ) -> None:
+        self._store = Store(url)
+        known = {column.name: column for column in ShardSet.open(url).columns}
+        missing = [name for name in columns or () if name not in known]
+        if missing:
+            raise StorageError(f"{url} has no column {', '.join(missing)}; it has {', '.join(known)}")
+        self._columns = [known[name] for name in columns or known]
+        self._groups, self._shuffle_bytes = list(row_groups), shuffle_bytes
+
+    @property
+    def num_rows(self) -> int:
+        return sum(group.rows for group in self._groups)
+
+    def batches(self, batch_size: int, *, shuffle_seed: int | None = None, epoch: int = 0) -> Iterator[Arrays]:
+        """Yield every row once, in batches of `batch_size` (the last may be shorter), read ahead by a thread.
+
+        With a seed the order of row groups and of rows within the buffer is a function of (seed, epoch) alone.
+        """
+        blocks = self._blocks() if shuffle_seed is None else self._shuffled(np.random.default_rng([shuffle_seed, epoch]))
+        yield from _cut(_ahead(blocks), batch_size)
+
+    def _blocks(self) -> Iterator[Arrays]:
+        """Stream blocks in order, a file opened once for consecutive groups."""
+        position = 0
+        while position < len(self._groups):
+            path = self._groups[position].path
+            indices = []
+            while position < len(self._groups) and self._groups[position].path == path:
+                indices.append(self._groups[position].index)
+                position += 1
+            with self._open(path) as file:
+                for batch in file.iter_batches(BLOCK_ROWS, indices, columns=self._names, use_threads=False):
+                    yield {column.name: to_numpy(batch.column(place), column) for place, column in enumerate(self._columns)}
+
+    def _shuffled(self, random: np.random.Generator) -> Iterator[Arrays]:
+        order = [self._groups[index] for index in random.permutation(len(self._groups))]
+        width = sum(column.width if column.shape else 8 for column in self._columns)
+        while order:
+            taken, rows = 0, 0
+            while taken < len(order) and (taken == 0 or (rows + order[taken].rows) * width <= self._shuffle_bytes):
+                rows += order[taken].rows
+                taken += 1
+            pool = [self._group(group) for group in order[:taken]]
+            order = order[taken:]
+            merged = {column.name: np.concatenate([part[column.name] for part in pool]) for column in self._columns}
+            permutation = random.permutation(rows)
+            for start in range(0, rows, BLOCK_ROWS):
+                chosen = permutation[start : start + BLOCK_ROWS]
+                yield {name: values[chosen] for name, values in merged.items()}
+
+    def _group(self, group: RowGroup) -> Arrays:
+        with self._open(group.path) as file:
+            table = file.read_row_group(group.index, columns=self._names, use_threads=False).combine_chunks()
+        return {column.name: to_numpy(table.column(place).chunk(0), column) for place, column in enumerate(self._columns)}
+
+    @property
+    def _names(self) -> list[str]:
+        return [column.name for column in self._columns]
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        if self._store.scheme == "file":
+            return pq.ParquetFile(self._store.at(path), memory_map=False, pre_buffer=True)
+        return pq.ParquetFile(self._store.open(path), pre_buffer=True)
+
+
+def _cut(blocks: Iterator[Arrays], batch_size: int) -> Iterator[Arrays]:
+    """Cut blocks into batches; a batch that lies within one block is a view of it."""
+    rest: list[Arrays] = []
+    held = 0
+    for block in blocks:
+        count = len(next(iter(block.values())))
+        start = 0
+        if held:
+            start = min(batch_size - held, count)
+            rest.append({name: values[:start] for name, values in block.items()})
+            held += start
+            if held == batch_size:
+                yield _joined(rest)
+                rest, held = [], 0
+        while start + batch_size <= count:
+            yield {name: values[start : start + batch_size] for name, values in block.items()}
+            start += batch_size
+        if start < count:
+            rest.append({name: values[start:] for name, values in block.items()})
+            held += count - start
+    if held:
+        yield _joined(rest)
+
+
+def _joined(parts: list[Arrays]) -> Arrays:
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+_END = object()
+
+
+def _ahead(blocks: Iterator[Arrays], depth: int = 2) -> Iterator[Arrays]:
+    """Run `blocks` in a thread, up to `depth` blocks ahead of the consumer; its errors surface at the consumer."""
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def produce() -> None:
+        try:
+            for block in blocks:
+                if not put(block):
+                    return
+            put(_END)
+        except BaseException as error:  # handed over to the consumer
+            put(error)
+
+    thread = threading.Thread(target=produce, name="sparkml-shards", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,77 @@
+"""The columns of shards: scalars are flat primitive columns, tensors fixed-length binary with shape and dtype in the schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel
+
+_SHAPE, _DTYPE = b"sparkml.shape", b"sparkml.dtype"
+
+
+class Column(BaseModel, frozen=True):
+    """One column: a scalar when `shape` is empty, else a row-major little-endian tensor of that shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def field(self) -> pa.Field:
+        """Return the Arrow field that stores it."""
+        if not self.shape:
+            kind = pa.string() if self.dtype == "str" else pa.from_numpy_dtype(np.dtype(self.dtype))
+            return pa.field(self.name, kind, nullable=False)
+        metadata = {_SHAPE: json.dumps(self.shape), _DTYPE: self.dtype}
+        return pa.field(self.name, pa.binary(self.width), nullable=False, metadata=metadata)
+
+
+def schema_of(columns: list[Column]) -> pa.Schema:
+    """Return the Arrow schema of a shard file."""
+    return pa.schema([column.field() for column in columns])
+
+
+def columns_of(schema: pa.Schema) -> list[Column]:
+    """Read the columns back from a shard file's schema."""
+    found = []
+    for field in schema:
+        metadata = field.metadata or {}
+        if _SHAPE in metadata:
+            shape = tuple(json.loads(metadata[_SHAPE]))
+            found.append(Column(name=field.name, dtype=metadata[_DTYPE].decode(), shape=shape))
+        else:
+            found.append(
+                Column(
+                    name=field.name, dtype="str" if pa.types.is_string(field.type) else str(field.type.to_pandas_dtype()().dtype)
+                )
+            )
+    return found
+
+
+def to_numpy(array: pa.Array, column: Column) -> np.ndarray[Any, Any]:
+    """Return a column's values as ``(rows, *shape)``, without a copy for tensors and primitives."""
+    if not column.shape:
+        return array.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    values = np.frombuffer(array.buffers()[1], dtype=column.dtype)
+    per_row = column.width // np.dtype(column.dtype).itemsize
+    return values[array.offset * per_row : (array.offset + len(array)) * per_row].reshape(len(array), *column.shape)
+
+
+def to_arrow(array: pa.Array, column: Column) -> pa.Array:
+    """Return what Spark hands over (primitives, lists of numbers) as the column is stored."""
+    if not column.shape:
+        return array.cast(column.field().type)
+    flat = array.flatten() if not isinstance(array, pa.ChunkedArray) else array.combine_chunks().flatten()
+    values = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False), dtype=column.dtype)
+    if values.nbytes != len(array) * column.width:
+        raise ValueError(
+            f"column {column.name!r} must hold {column.shape} in every row, {len(array)} rows hold {len(values)} values"
+        )
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(column.width), len(array), [None, pa.py_buffer(values)])
