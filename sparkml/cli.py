@@ -350,7 +350,7 @@ def _print_tree(node: Any) -> None:
             grow(branch.add(label(below)), below)
         return branch
 
-    console = Console(soft_wrap=True)
+    console = Console(width=400)  # long lines wrap at the terminal instead of being cut
     console.print(grow(Tree(label(node)), node))
     bad = [item for item in node.walk() if item.state != "ok"]
     console.print(f"{len(bad)} of {len(list(node.walk()))} changed since" if bad else "nothing changed since", highlight=False)

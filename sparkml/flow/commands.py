@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,7 +14,7 @@ from sparkml.flow.engine import Engine, Selection
 from sparkml.flow.scoring import score_files
 from sparkml.ingest.files import InputFile, scan
 from sparkml.lineage.records import RunRecord, all_runs, load_run, now, save_run, start_run
-from sparkml.lineage.trace import Node, trace
+from sparkml.lineage.trace import Node, trace, trace_output
 from sparkml.observe.logs import log_folder, logging_to
 from sparkml.observe.progress import Board
 from sparkml.registry.registry import Registry
@@ -158,30 +157,7 @@ def lineage_tree(what: str, env: str | None, assignments: list[str]) -> Node:
         raise ConfigError(
             f"{what} has no _MANIFEST.json: neither an artifact nor an output of sparkml score", hint="sparkml models"
         )
-    return _output_tree(output, store)
-
-
-def _output_tree(output: Store, store: Store) -> Node:
-    """The tree of predictions outside the store: their own files are checked, their model is traced within the store."""
-    try:
-        manifest = output.verify("")
-    except SparkmlError as error:
-        return Node("predictions", output.root, "altered", error.message)
-    node = Node("predictions", output.root, fingerprint=manifest.fingerprint, made_by=str(manifest.lineage.get("run_id", "")))
-    for item in manifest.lineage.get("inputs", []):
-        if item["files"]:
-            node.inputs += [
-                Node("raw file", file["path"], *raw_file_state(file), str(file["sha256"])[:16]) for file in item["files"]
-            ]
-        elif item["url"].startswith(f"{store.root}/"):
-            node.inputs.append(
-                trace(store, item["url"].removeprefix(f"{store.root}/"), str(manifest.lineage["model"]), raw_file_state)
-            )
-        else:
-            node.inputs.append(
-                Node(item["name"], item["url"], "missing", f"not in the store {store.root}: choose it with --set store=URL")
-            )
-    return node
+    return trace_output(output, store, raw_file_state)
 
 
 def raw_file_state(recorded: dict[str, Any]) -> tuple[str, str]:
@@ -199,8 +175,3 @@ def raw_file_state(recorded: dict[str, Any]) -> tuple[str, str]:
 def _scan_again(old: InputFile) -> InputFile:
     found: Sequence[InputFile] = scan([old.path], {})
     return found[0]
-
-
-def local_path(url: str) -> Path:
-    """Return the path of a ``file://`` URL, for showing it to a person."""
-    return Path(url.removeprefix("file://"))

@@ -159,8 +159,8 @@ class Pipeline:
     def _train_one(self, name: str, trainer: Trainer, features: Artifact) -> Trained:
         def build(work: Build) -> dict[str, Any]:
             scratch = f"checkpoints/{self.settings.pipeline}/{name}/{work.fingerprint}"
-            context = self._train_context(features, scratch, work)
-            model = trainer.estimator(context).fit(self._training_rows(features, trainer))
+            rows = self._training_rows(features, trainer)
+            model = trainer.estimator(self._train_context(features, scratch, work)).fit(rows)
             model.write().save(f"{work.staging.url}/model")  # type: ignore[attr-defined]
             history = trainer.history(model)
             self.store.replace(f"{work.staging.path}/history.json", history)

@@ -163,7 +163,7 @@ def score_own_input(engine: Engine, settings: Settings, good: Artifact, version:
         work.progress.note(f"{work.rows:,} rows by {version.label}")
         return {"model": version.label, "model_fingerprint": version.manifest.fingerprint}
 
-    model = InputRef(name="model", url=engine.store.url(version.path), fingerprint=version.manifest.fingerprint)
+    model = InputRef(name=version.label, url=engine.store.url(version.path), fingerprint=version.manifest.fingerprint)
     return engine.artifact(
         "score",
         kind="predictions",

@@ -86,7 +86,7 @@ def score_files(
         files=[file.model_dump() for file in files],
         fingerprint=fingerprint([sorted(file.sha256 for file in files), reader.identity()]),
     )
-    model_input = InputRef(name="model", url=store.url(version.path), fingerprint=version.manifest.fingerprint)
+    model_input = InputRef(name=version.label, url=store.url(version.path), fingerprint=version.manifest.fingerprint)
     mark = fingerprint([raw.fingerprint, model_input.fingerprint, partition_by])
     record = StageRecord(
         stage="score",

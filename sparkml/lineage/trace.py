@@ -46,20 +46,57 @@ def trace(store: Store, path: str, name: str, file_state: FileState) -> Node:
     file_state
         Says how a raw file (path, size, modified, sha256 as recorded) stands today: (state, detail).
     """
-    try:
-        manifest: Manifest = store.verify(path)
-    except StorageError as error:
-        missing = not store.exists(path)
-        return Node(name, store.url(path), "missing" if missing else "altered", error.message)
-    lineage = manifest.lineage
-    node = Node(name, store.url(path), fingerprint=manifest.fingerprint, made_by=str(lineage.get("run_id", "")))
-    for item in lineage.get("inputs", []):
+    return _Tracer(store, file_state).trace(path, name)
+
+
+class _Tracer:
+    """Walks manifests; an artifact that several others were made from is verified and spread out once."""
+
+    def __init__(self, store: Store, file_state: FileState) -> None:
+        self.store, self.file_state = store, file_state
+        self.seen: dict[str, Node] = {}
+
+    def trace(self, path: str, name: str) -> Node:
+        if path in self.seen:
+            first = self.seen[path]
+            return Node(name, first.url, first.state, "as above", first.fingerprint, first.made_by)
+        self.seen[path] = node = Node(name, self.store.url(path))
+        try:
+            manifest: Manifest = self.store.verify(path)
+        except StorageError as error:
+            node.state, node.detail = ("altered" if self.store.exists(path) else "missing"), error.message
+            return node
+        node.fingerprint, node.made_by = manifest.fingerprint, str(manifest.lineage.get("run_id", ""))
+        node.inputs = inputs_of(manifest, self)
+        return node
+
+
+def inputs_of(manifest: Manifest, tracer: _Tracer) -> list[Node]:
+    """Return the nodes of what an artifact was made from: raw files, artifacts of the store, or neither."""
+    nodes: list[Node] = []
+    root = tracer.store.root
+    for item in manifest.lineage.get("inputs", []):
         if item.get("files"):
-            node.inputs += [_raw(file, file_state) for file in item["files"]]
-        elif item["url"].startswith(f"{store.root}/"):
-            node.inputs.append(trace(store, item["url"].removeprefix(f"{store.root}/"), item["name"], file_state))
+            nodes += [_raw(file, tracer.file_state) for file in item["files"]]
+        elif item["url"].startswith(f"{root}/"):
+            nodes.append(tracer.trace(item["url"].removeprefix(f"{root}/"), item["name"]))
+        elif "://" in item["url"]:
+            nodes.append(Node(item["name"], item["url"], "missing", f"not in the store {root}: choose it with --set store=URL"))
         else:
-            node.inputs.append(Node(item["name"], item["url"], fingerprint=item["fingerprint"]))
+            nodes.append(Node(item["name"], item["url"], fingerprint=item["fingerprint"]))
+    return nodes
+
+
+def trace_output(output: Store, store: Store, file_state: FileState) -> Node:
+    """Return the tree of predictions outside the store: their own files are checked, their model is traced in `store`."""
+    node = Node("predictions", output.root)
+    try:
+        manifest = output.verify("")
+    except StorageError as error:
+        node.state, node.detail = "altered", error.message
+        return node
+    node.fingerprint, node.made_by = manifest.fingerprint, str(manifest.lineage.get("run_id", ""))
+    node.inputs = inputs_of(manifest, _Tracer(store, file_state))
     return node
 
 

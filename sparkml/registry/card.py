@@ -26,7 +26,7 @@ Decision: **{{ decision.outcome }}**. {{ decision.reason }}.
 | metric | value | {{ (evaluation.confidence * 100) | round | int }} % interval |
 |---|---|---|
 {% for metric in evaluation.metrics.values() -%}
-| {{ metric.label }} | {{ '%.4f' | format(metric.value) }} | {{ '%.4f' | format(metric.low) }} .. {{ '%.4f' | format(metric.high) }} |
+| {{ metric.label }} | {{ '%.4f' % metric.value }} | {{ '%.4f' % metric.low }} .. {{ '%.4f' % metric.high }} |
 {% endfor %}
 ## Input
 | column | type |

@@ -338,7 +338,7 @@ def _folder(path: str) -> str:
 
 
 def _encoded(data: bytes | Mapping[str, Any]) -> bytes:
-    return data if isinstance(data, bytes) else json.dumps(data, indent=1, sort_keys=True, default=str).encode()
+    return data if isinstance(data, bytes) else json.dumps(data, indent=1, default=str).encode()
 
 
 @contextmanager

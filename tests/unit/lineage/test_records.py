@@ -14,8 +14,9 @@ from sparkml.lineage.records import InputRef, StageRecord, all_runs, load_run, r
 from sparkml.storage import Store
 
 
-def test_a_fingerprint_ignores_key_order_and_sees_every_value() -> None:
-    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+def test_a_fingerprint_sees_every_value_and_the_order() -> None:
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"a": 1, "b": [1, 2]})
+    assert fingerprint({"a": 1, "b": 2}) != fingerprint({"b": 2, "a": 1})
     assert len({fingerprint(value) for value in ({"a": 1}, {"a": "1"}, {"a": 1.5}, {"a": None}, {"a": [1]}, {"b": 1})}) == 6
 
 
