@@ -99,8 +99,8 @@ class Tiny:
         assert process.returncode == code, f"exit code {process.returncode}, expected {code}\n{out}\n{err}"
         return out, err
 
-    def json(self, *words: str, code: int = 0) -> dict[str, Any]:
-        return dict(json.loads(self.run(*words, "--json", code=code)[0]))
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self.run(*words, "--json", code=code)[0])
 
 
 def make_tiny(folder: Path, *, net: bool = False) -> Tiny:
