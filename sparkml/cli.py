@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -59,8 +60,14 @@ def main() -> NoReturn:
         print(f"error: {error.format_message()}\n  -> sparkml --help", file=sys.stderr)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("\ninterrupted; finished stages are kept, `sparkml runs` shows the run and its resume command", file=sys.stderr)
+        print("\ninterrupted; finished stages are kept", file=sys.stderr)
         code = 130
+    except Exception as error:
+        traceback.print_exc()
+        print(f"internal error: {error}\nThis is a bug in sparkml: please report it with the lines above.", file=sys.stderr)
+        if as_json:
+            _print_json({"schema_version": 1, "status": "failed", "exit_code": 1, "error": str(error), "hint": None})
+        code = 1
     sys.stdout.flush()
     sys.exit(code or 0)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkml.config import redact
 from sparkml.errors import ConfigError, SparkmlError, StorageError
+from sparkml.flow.faults import explained
 from sparkml.lineage.fingerprint import code_fingerprint, fingerprint
 from sparkml.lineage.openlineage import save_events
 from sparkml.lineage.records import InputRef, RunRecord, StageRecord, all_runs, now, save_run
@@ -204,8 +205,11 @@ class Engine:
                     checksums=work.checksums,
                 )
             except BaseException as error:
-                record.status, record.error = "failed", redact(str(error) or type(error).__name__)
-                raise
+                shown = explained(error, record.stage)
+                record.status, record.error = "failed", redact(str(shown) or type(shown).__name__)
+                if shown is error:
+                    raise
+                raise shown from error
             else:
                 record.status, record.bytes, record.rows = "ran", manifest.size, work.rows
             finally:

@@ -73,6 +73,8 @@ def run_pipeline(
             engine.fail(error)
             if isinstance(error, SparkmlError):
                 error.hint = "\n     ".join(filter(None, [error.hint, f"then go on with: {resume_command(record)}"]))
+            elif isinstance(error, KeyboardInterrupt):
+                board.line(f"interrupted, go on with: {resume_command(record)}")
             raise
     return record
 

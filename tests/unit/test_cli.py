@@ -91,7 +91,8 @@ def test_a_secret_reference_is_shown_as_a_reference(monkeypatch: pytest.MonkeyPa
 def test_help_and_import_start_nothing_heavy() -> None:
     code = (
         "import sys, sparkml, sparkml.cli, sparkml.settings; "
-        "heavy = {'pyspark', 'tensorflow', 'keras', 'horovod', 'matplotlib', 'sklearn'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+        "heavy = {'pyspark', 'tensorflow', 'keras', 'horovod', 'matplotlib', 'sklearn'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
