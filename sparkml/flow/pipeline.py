@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import platformdirs
 
 from sparkml.contract.enforce import enforce
 from sparkml.estimators.trainer import TrainContext, Trainer
@@ -54,7 +51,7 @@ class Pipeline:
         """Fetch what is missing, list the raw files and hash those that changed since they were last hashed."""
         source = self.settings.source
         if not self.engine.selection.dry_run:
-            source.fetch(Path(platformdirs.user_cache_path("sparkml")))
+            source.fetch()
         known_at = f"datasets/{self.settings.pipeline}/ingest/_files.json"
         known = self.store.read_json(known_at) if self.store.exists(known_at) else {}
         files = scan(source.files(), {path: InputFile.model_validate(item) for path, item in known.items()})

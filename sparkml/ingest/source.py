@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sparkml.config import Options
+from sparkml.ingest.download import Download, cached, fetch
 from sparkml.ingest.files import expand
 from sparkml.plugins import Plugin
 
@@ -25,14 +25,21 @@ class SourceOptions(Options):
 
 
 class FileOptions(SourceOptions):
-    """Options of every source that reads files: paths, folders or globs, local or on any store."""
+    """Options of every source that reads files: paths, folders or globs, local or on any store; or what to download instead."""
 
-    path: list[str] = Field(min_length=1)
+    path: list[str] = []
+    downloads: list[Download] = Field([], description="fetched into the user's cache when no path is given")
 
     @field_validator("path", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> FileOptions:
+        if not self.path and not self.downloads:
+            raise ValueError("needs 'path' or 'downloads'")
+        return self
 
 
 @dataclass
@@ -47,16 +54,20 @@ class ReadContext:
 class Source(Plugin):
     """Raw data. `files` and `identity` need no JVM: they decide whether anything has to be read at all."""
 
-    def fetch(self, cache: Path) -> None:
-        """Make missing raw files: download them with their checksum, or generate them. Most sources have nothing to do."""
+    def fetch(self) -> None:
+        """Make missing raw files: download them with their checksum, or generate them. Does nothing for files of the user."""
+        if isinstance(self.options, FileOptions) and not self.options.path:
+            fetch(self.options.downloads)
 
     def files(self) -> list[str]:
         """Return the raw files, sorted; empty for sources that have none. Raises `DataError` for missing input."""
-        return expand(self.options.path) if "path" in type(self.options).model_fields else []
+        if not isinstance(self.options, FileOptions):
+            return []
+        return expand(self.options.path or [str(cached(item)) for item in self.options.downloads])
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the table beside the files' content: the options without where the files lie."""
-        return {"source": self.plugin_name(), **self.options.model_dump(mode="json", exclude={"path"})}
+        return {"source": self.plugin_name(), **self.options.model_dump(mode="json", exclude={"path", "downloads"})}
 
     @abstractmethod
     def read(self, context: ReadContext) -> DataFrame:

@@ -52,8 +52,8 @@ def write_shard(
 ) -> Iterator[pa.RecordBatch]:
     """Write the batches of one partition as one file and yield one row about it; an empty partition writes nothing.
 
-    File names sort by partition, and are unique per attempt: a retried or speculative task never touches another's file. Uncompressed, no
-    dictionary, no statistics on tensors: written once, read every epoch.
+    File names sort by partition, and are unique per attempt: a retried or speculative task never touches another's file.
+    Uncompressed, no dictionary, no statistics on tensors: written once, read every epoch.
     """
     store, schema = Store(root), schema_of(columns)
     path = f"part-{partition:05d}-{uuid.uuid4().hex}.parquet"
