@@ -94,7 +94,7 @@ def _prepared(df: DataFrame, columns: Sequence[str]) -> tuple[DataFrame, list[Co
     for name in columns:
         column = F.col(f"`{name}`")
         if kinds[name] == "vector":
-            column = vector_to_array(column, "float32")
+            column = F.when(column.isNotNull(), vector_to_array(column, "float32"))  # of a null it raises and names no column
         elif kinds[name].startswith("array<"):
             column = column.cast("array<float>")
         picked.append(column.alias(name))

@@ -155,11 +155,11 @@ def _candidate(store: Store, settings: Settings, stages: dict[str, StageRecord],
         evaluation=evaluation,
         history=store.read_json(f"{_path(store, trained)}/history.json"),
         settings=trainer.options.model_dump(mode="json", exclude_unset=True),
-        pictures=_pictures(store, stages, evaluation),
+        pictures=_pictures(store, stages, evaluation, settings.features.output),
     )
 
 
-def _pictures(store: Store, stages: dict[str, StageRecord], evaluation: Evaluation) -> list[Picture]:
+def _pictures(store: Store, stages: dict[str, StageRecord], evaluation: Evaluation, features: str) -> list[Picture]:
     """The worst mistakes as images, where a row's features are one; read with PyArrow by key."""
     import pyarrow.dataset as dataset
 
@@ -169,18 +169,18 @@ def _pictures(store: Store, stages: dict[str, StageRecord], evaluation: Evaluati
         return []
     mistakes = evaluation.worst[:MOST_PICTURES]
     key = next(iter(mistakes[0].key))
-    rows = dataset.dataset(store.at(f"{_path(store, stages['features'])}/rows"), filesystem=store.fs, partitioning="hive")
-    wanted = dataset.field(key).isin([mistake.key[key] for mistake in mistakes]) & (dataset.field("_split") == "test")
-    found = {row[key]: row for row in rows.to_table(filter=wanted).to_pylist()}
+    rows = dataset.dataset(store.at(f"{_path(store, stages['features'])}/rows/_split=test"), filesystem=store.fs)
+    wanted = dataset.field(key).isin([mistake.key[key] for mistake in mistakes])
+    found = {row[key]: row[features] for row in rows.to_table(filter=wanted).to_pylist()}
     pictures = []
     for mistake in mistakes:
-        row = found.get(mistake.key[key])
-        if row is None:
+        vector = found.get(mistake.key[key])
+        if vector is None:
             continue
-        pixels = np.asarray(row["features"]["values"], dtype=np.float64)
-        if row["features"]["indices"] is not None:  # sparse: mostly background
+        pixels = np.asarray(vector["values"], dtype=np.float64)
+        if vector["indices"] is not None:  # sparse: mostly background
             dense = np.zeros(int(np.prod(shape)))
-            dense[row["features"]["indices"]] = pixels
+            dense[vector["indices"]] = pixels
             pixels = dense
         names = evaluation.classes
         pictures.append(

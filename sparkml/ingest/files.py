@@ -27,7 +27,7 @@ def expand(paths: Sequence[str]) -> list[str]:
     """Return the files that paths, folders and globs mean, sorted. Raises `DataError` for what is missing or empty."""
     found: list[str] = []
     for path in paths:
-        fs, inside = fsspec.url_to_fs(_fsspec_url(path))
+        fs, inside = fsspec.url_to_fs(fsspec_url(path))
         prefix = path[: len(path) - len(inside)] if "://" in path else ""
         if any(sign in inside for sign in "*?["):
             matched = [str(name) for name in fs.glob(inside) if not fs.isdir(name)]
@@ -58,7 +58,7 @@ def scan(paths: Sequence[str], known: Mapping[str, InputFile]) -> list[InputFile
 
 
 def _scan_one(path: str, known: InputFile | None) -> InputFile:
-    fs, inside = fsspec.url_to_fs(_fsspec_url(path))
+    fs, inside = fsspec.url_to_fs(fsspec_url(path))
     try:
         info: dict[str, Any] = fs.info(inside)
         size, modified = int(info["size"]), _modified(info)
@@ -81,5 +81,5 @@ def _modified(info: Mapping[str, Any]) -> str:
     return str(info.get("ETag") or info.get("LastModified") or info.get("created") or "")
 
 
-def _fsspec_url(path: str) -> str:
+def fsspec_url(path: str) -> str:
     return path.replace("s3a://", "s3://", 1)

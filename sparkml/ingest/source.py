@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sparkml.config import Options
+from sparkml.config import Options, suggest
 from sparkml.ingest.download import Download, cached, fetch
 from sparkml.ingest.files import expand
 from sparkml.plugins import Plugin
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+
+_PLAIN_TYPES = (
+    *("tinyint", "byte", "smallint", "short", "int", "integer", "bigint", "long", "float", "real", "double"),
+    *("string", "boolean", "date", "timestamp", "timestamp_ntz", "binary"),
+)
+_OTHER_TYPES = re.compile(r"(?:decimal|numeric)\(\d+,\s*\d+\)|(?:array|map|struct)<.+>")
+
+
+def _spark_knows(kind: str) -> str:
+    kind = kind.strip().lower()
+    if kind not in _PLAIN_TYPES and not _OTHER_TYPES.fullmatch(kind):
+        raise ValueError(f"not a Spark SQL type; {suggest(kind, (*_PLAIN_TYPES, 'decimal(10,2)'))}")
+    return kind
+
+
+SqlType = Annotated[str, AfterValidator(_spark_knows)]
 
 
 class SourceOptions(Options):
@@ -87,8 +105,6 @@ def with_source_columns(rows: DataFrame) -> DataFrame:
 
 def check_declared(found: dict[str, str], declared: dict[str, str], where: str) -> Sequence[str]:
     """Return the differences between the columns that were found and those declared, as sentences."""
-    from sparkml.config import suggest
-
     wrong = [f"{name} is missing ({suggest(name, found)})" for name in declared if name not in found]
     wrong += [f"{name} is {found[name]}, declared {kind}" for name, kind in declared.items() if found.get(name, kind) != kind]
     wrong += [f"{name} is not declared" for name in found if name not in declared]

@@ -65,13 +65,21 @@ def to_numpy(array: pa.Array, column: Column) -> np.ndarray[Any, Any]:
 
 
 def to_arrow(array: pa.Array, column: Column) -> pa.Array:
-    """Return what Spark hands over (primitives, lists of numbers) as the column is stored."""
+    """Return what Spark hands over (primitives, lists of numbers) as the column is stored.
+
+    Raises
+    ------
+    ValueError
+        A list has another length than the column's shape, or a null among its elements.
+    """
     if not column.shape:
         return array.cast(column.field().type)
-    flat = array.flatten() if not isinstance(array, pa.ChunkedArray) else array.combine_chunks().flatten()
+    size = int(np.prod(column.shape, dtype=np.int64))
+    sizes = array.value_lengths().to_numpy(zero_copy_only=False)
+    if len(sizes) and (sizes != size).any():
+        raise ValueError(f"column {column.name!r} must hold {size} values in every row, one holds {sizes[sizes != size][0]}")
+    flat = array.flatten()
+    if flat.null_count:
+        raise ValueError(f"column {column.name!r} has {flat.null_count} null elements: shards hold none")
     values = np.ascontiguousarray(flat.to_numpy(zero_copy_only=False), dtype=column.dtype)
-    if values.nbytes != len(array) * column.width:
-        raise ValueError(
-            f"column {column.name!r} must hold {column.shape} in every row, {len(array)} rows hold {len(values)} values"
-        )
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(column.width), len(array), [None, pa.py_buffer(values)])

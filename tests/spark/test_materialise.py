@@ -1,0 +1,101 @@
+"""A DataFrame as shards: the same rows whatever their order, and refusals a user can act on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pyspark.errors import PythonException
+from pyspark.ml.linalg import Vectors, VectorUDT
+from pyspark.sql.types import StructType
+
+from sparkml.errors import DataError
+from sparkml.estimators.materialise import as_shards
+from sparkml.flow.faults import explained
+from sparkml.shards.reader import ShardReader, ShardSet
+from sparkml.storage import Store
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+def frame(spark: SparkSession, rows: int = 500) -> DataFrame:
+    random = np.random.default_rng(5)
+    values = random.normal(size=(rows, 4)).astype(np.float32)
+    return spark.createDataFrame(
+        [(n, Vectors.dense(values[n]), float(n % 3), f"row {n}") for n in range(rows)],
+        StructType().add("id", "long").add("x", VectorUDT()).add("y", "double").add("name", "string"),
+    )
+
+
+def read(store: Store, path: str) -> dict[str, Any]:
+    url = store.url(path)
+    batches = list(ShardReader(url, ShardSet.open(url).groups).batches(100))
+    return {name: np.concatenate([found[name] for found in batches]) for name in batches[0]}
+
+
+def test_values_are_those_of_the_frame(spark: SparkSession, tmp_path: Path) -> None:
+    df = frame(spark)
+    store = Store(str(tmp_path))
+    manifest = as_shards(df, store, "shards/a", ["id", "x", "y", "name"], group_rows=64)
+    assert manifest.extra["rows"] == 500
+    found = read(store, "shards/a")
+    order = np.argsort(found["id"])
+    wanted = df.orderBy("id").toPandas()
+    np.testing.assert_array_equal(found["x"][order], np.stack([row.toArray() for row in wanted["x"]]).astype(np.float32))
+    np.testing.assert_array_equal(found["y"][order], wanted["y"])
+    assert list(found["name"][order]) == list(wanted["name"])
+    store.verify("shards/a")
+
+
+def test_the_order_of_rows_is_their_hash_not_their_arrival(spark: SparkSession, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    as_shards(frame(spark), store, "shards/a", ["id", "x"], group_rows=64)
+    as_shards(frame(spark).orderBy("y", "id").repartition(5), store, "shards/b", ["id", "x"], group_rows=64)
+    np.testing.assert_array_equal(read(store, "shards/a")["id"], read(store, "shards/b")["id"])
+
+
+def test_shards_that_are_there_are_not_written_again(spark: SparkSession, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    first = as_shards(frame(spark), store, "shards/a", ["id", "x"])
+    again = as_shards(frame(spark, 3), store, "shards/a", ["id", "x"])
+    assert again.model_dump_json() == first.model_dump_json()
+
+
+def failing(spark: SparkSession, kind: str) -> DataFrame:
+    rows: dict[str, tuple[list[Any], Any]] = {
+        "no rows": ([], StructType().add("x", VectorUDT())),
+        "null vector": ([(Vectors.dense([1.0, 2.0]),), (None,)], StructType().add("x", VectorUDT())),
+        "vectors of two sizes": (
+            [(Vectors.dense([1.0, 2.0]),), (Vectors.dense([1.0]),), (Vectors.dense([1.0] * 3),)],
+            StructType().add("x", VectorUDT()),
+        ),
+        "null element": ([([1.0, 2.0],), ([1.0, None],)], "x array<float>"),
+        "null number": ([(1.0,), (None,)], "x double"),
+    }
+    values, schema = rows[kind]
+    return spark.createDataFrame(values, schema).coalesce(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no rows", "there are no rows to train on"),
+        ("null vector", "column 'x' has 1 null values"),
+        ("vectors of two sizes", "column 'x' must hold . values in every row, one holds"),
+        ("null element", "column 'x' has 1 null elements"),
+        ("null number", "column 'x' has 1 null values"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_named(spark: SparkSession, tmp_path: Path, kind: str, message: str) -> None:
+    store = Store(str(tmp_path))
+    with pytest.raises((DataError, PythonException)) as caught:
+        as_shards(failing(spark, kind), store, "shards/a", ["x"])
+    shown = explained(caught.value, "train.net")
+    assert isinstance(shown, DataError), shown
+    assert re.search(message, str(shown)), shown
+    assert store.list("_staging") == []
+    assert not store.exists("shards/a")

@@ -1,0 +1,178 @@
+"""Shards written and read back: every row once, exact values, the same order for a seed, refusals that name the column."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparkml.errors import DataError, StorageError
+from sparkml.shards.reader import RowGroup, ShardReader, ShardSet
+from sparkml.shards.schema import Column, columns_of, schema_of, to_arrow, to_numpy
+from sparkml.shards.writer import rows_per_group, write_shard
+from sparkml.storage import Store
+
+COLUMNS = [Column(name="x", dtype="float32", shape=(3,)), Column(name="y", dtype="float64"), Column(name="name", dtype="str")]
+
+
+def batch(start: int, rows: int) -> pa.RecordBatch:
+    numbers = np.arange(start, start + rows)
+    x = [[float(n), n + 0.5, -float(n)] for n in numbers]
+    return pa.RecordBatch.from_pydict(
+        {"x": pa.array(x, pa.list_(pa.float32())), "y": pa.array(numbers * 2.0), "name": [f"row {n}" for n in numbers]}
+    )
+
+
+def publish(folder: Path, partitions: list[list[pa.RecordBatch]], group_rows: int = 50) -> str:
+    store = Store(str(folder))
+    with store.stage() as staging:
+        found: list[dict[str, Any]] = []
+        for number, batches in enumerate(partitions):
+            where: dict[str, Any] = {"root": store.root, "folder": staging.path, "columns": COLUMNS, "group_rows": group_rows}
+            for report in write_shard(iter(batches), partition=number, **where):
+                found += report.to_pylist()
+        extra = {"columns": [c.model_dump() for c in COLUMNS], "groups": {row["path"]: row["groups"] for row in found}}
+        checksums = {row["path"]: row["sha256"] for row in found}
+        store.publish(staging, "set", kind="shards", fingerprint="f", extra=extra, checksums=checksums)
+    return store.url("set")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """230 rows in two files and an empty partition: groups of 50, 50, 20 and 50, 50, 10."""
+    return publish(tmp_path, [[batch(0, 70), batch(70, 50)], [], [batch(120, 110)]])
+
+
+def rows_of(batches: Iterator[dict[str, Any]]) -> list[float]:
+    return [float(value) for found in batches for value in found["y"] / 2]
+
+
+def test_every_row_comes_back_exactly(url: str) -> None:
+    shards = ShardSet.open(url)
+    assert [group.rows for group in shards.groups] == [50, 50, 20, 50, 50, 10]
+    batches = list(ShardReader(url, shards.groups).batches(64))
+    assert [len(found["y"]) for found in batches] == [64, 64, 64, 38]
+    joined = {name: np.concatenate([found[name] for found in batches]) for name in ("x", "y", "name")}
+    numbers = np.arange(230)
+    np.testing.assert_array_equal(joined["y"], numbers * 2.0)
+    np.testing.assert_array_equal(joined["x"], np.stack([numbers, numbers + 0.5, -numbers], axis=1).astype(np.float32))
+    assert list(joined["name"]) == [f"row {n}" for n in numbers]
+
+
+def test_the_manifest_holds_the_files_real_checksums(url: str) -> None:
+    store = Store(url)
+    files = store.manifest("").files
+    assert len(files) == 2
+    for file in files:
+        with store.open(file.path) as data:
+            assert hashlib.sha256(data.read()).hexdigest() == file.sha256
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 9])
+def test_ranks_share_the_groups_without_overlap(url: str, size: int) -> None:
+    shards = ShardSet.open(url)
+    parts = [shards.assign(rank, size) for rank in range(size)]
+    assert sorted((g.path, g.index) for part in parts for g in part) == sorted((g.path, g.index) for g in shards.groups)
+    loads = [sum(group.rows for group in part) for part in parts]
+    assert max(loads) - min(loads) <= 50  # greedy balancing is never off by more than the largest group
+    assert parts == [shards.assign(rank, size) for rank in range(size)]
+
+
+def test_shuffling_is_a_function_of_seed_and_epoch(url: str) -> None:
+    reader = ShardReader(url, ShardSet.open(url).groups, shuffle_bytes=2000)
+    first = rows_of(reader.batches(32, shuffle_seed=7, epoch=1))
+    assert sorted(first) == list(range(230))
+    assert first != list(range(230))
+    assert rows_of(reader.batches(32, shuffle_seed=7, epoch=1)) == first
+    assert rows_of(reader.batches(32, shuffle_seed=7, epoch=2)) != first
+    assert rows_of(reader.batches(32, shuffle_seed=8, epoch=1)) != first
+    assert rows_of(reader.batches(50, shuffle_seed=7, epoch=1)) == first  # the batch size does not change the order
+
+
+def test_a_reader_that_is_left_early_ends_its_thread(url: str) -> None:
+    import threading
+
+    for _ in ShardReader(url, ShardSet.open(url).groups).batches(8):
+        break
+    assert not [thread for thread in threading.enumerate() if thread.name == "sparkml-shards"]
+
+
+def test_some_columns_only(url: str) -> None:
+    reader = ShardReader(url, ShardSet.open(url).groups, ["y"])
+    assert {name for found in reader.batches(100) for name in found} == {"y"}
+    with pytest.raises(StorageError, match=r"has no column z; it has x, y, name"):
+        ShardReader(url, [], ["z"])
+
+
+def test_no_groups_no_rows(url: str) -> None:
+    assert list(ShardReader(url, []).batches(10)) == []
+    assert list(ShardReader(url, []).batches(10, shuffle_seed=1)) == []
+
+
+def test_a_lost_file_surfaces_at_the_consumer(url: str) -> None:
+    groups = [RowGroup("part-gone.parquet", 0, 5)]
+    with pytest.raises(OSError, match="part-gone"):
+        list(ShardReader(url, groups).batches(10))
+
+
+def test_only_shards_are_opened_as_shards(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with store.stage() as staging:
+        store.replace(f"{staging.path}/a", {})
+        store.publish(staging, "table", kind="table", fingerprint="f")
+    with pytest.raises(StorageError, match="holds 'table', not shards"):
+        ShardSet.open(store.url("table"))
+    with pytest.raises(StorageError):
+        ShardSet.open(store.url("nothing"))
+
+
+BAD = {
+    "ragged, right in total": ([[1.0, 2.0], [1.0, 2.0, 3.0, 4.0]], "'x' must hold 3 values in every row, one holds 2"),
+    "too short": ([[1.0, 2.0]], "must hold 3 values in every row, one holds 2"),
+    "empty": ([[]], "one holds 0"),
+    "null element": ([[1.0, None, 3.0]], "'x' has 1 null elements"),
+    "null row": ([[1.0, 2.0, 3.0], None], "'x' has 1 null values"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), BAD.values(), ids=BAD.keys())
+def test_what_is_no_tensor_is_refused_by_name(tmp_path: Path, values: list[Any], message: str) -> None:
+    rows = pa.RecordBatch.from_pydict(
+        {"x": pa.array(values, pa.list_(pa.float32())), "y": pa.array([0.0] * len(values)), "name": [""] * len(values)}
+    )
+    with pytest.raises(DataError, match=message):
+        publish(tmp_path, [[rows]])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 7), st.integers(0, 20), st.sampled_from(["float32", "float64", "int8", "int32"]), st.integers(1, 4))
+def test_tensors_survive_slicing(offset: int, rows: int, dtype: str, width: int) -> None:
+    column = Column(name="x", dtype=dtype, shape=(width, 2))
+    values = np.arange((offset + rows) * width * 2).astype(dtype).reshape(offset + rows, width * 2)
+    listed = pa.array(list(values), pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))).slice(offset)
+    stored = to_arrow(listed, column)
+    np.testing.assert_array_equal(to_numpy(stored, column), values[offset:].reshape(rows, width, 2))
+    np.testing.assert_array_equal(to_numpy(stored.slice(rows // 2), column), values[offset + rows // 2 :].reshape(-1, width, 2))
+
+
+def test_the_schema_describes_itself() -> None:
+    every = [
+        *COLUMNS,
+        Column(name="i", dtype="int32"),
+        Column(name="b", dtype="bool"),
+        Column(name="t", dtype="int8", shape=(2, 2)),
+    ]
+    assert columns_of(schema_of(every)) == every
+
+
+def test_groups_are_large_but_bounded() -> None:
+    assert rows_per_group([Column(name="x", dtype="float32", shape=(784,))]) == (64 << 20) // (784 * 4)
+    assert rows_per_group([Column(name="y", dtype="float32")]) == 1 << 20
+    assert rows_per_group([Column(name="x", dtype="float32", shape=(100_000_000,))]) == 1024
