@@ -26,6 +26,8 @@ Examples:
   sparkml lineage adult@champion              from the model to the raw files
 """
 
+WIDTH = 200  # of tables that go to a file or pipe
+
 app = typer.Typer(
     help=f"PySpark MLlib pipelines and Horovod-on-Spark nets, from raw data to a registered, scored model.\n{EXAMPLES}",
     no_args_is_help=True,
@@ -147,7 +149,7 @@ def _print_summary(record: RunRecord, dry_run: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     if dry_run:
         for item in record.result["plan"]:
             console.print(f"  {item['stage']:<18} {item['action']}", markup=False)
@@ -374,7 +376,7 @@ def doctor(env: Env = None, assignments: Set = None, as_json: Json = False) -> N
     else:
         for item in findings:
             print(
-                f"{'ok  ' if item['ok'] else 'FAIL'}  {item['check']:<34} {item['found']}"
+                f"{'ok  ' if item['ok'] else 'FAIL'}  {item['check']:<40} {item['found']}"
                 + ("" if item["ok"] else f"\n      -> {item['advice']}")
             )
     if not all(item["ok"] for item in findings):
@@ -398,7 +400,7 @@ def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...], empty: st
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(str(row.get(column, "")) for column in columns))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,19 @@
+"""pyspark.ml Estimators of our own, imported when they are first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "KerasClassifier": "sparkml.estimators.keras",
+    "KerasRegressor": "sparkml.estimators.keras",
+    "KerasModel": "sparkml.estimators.keras_model",
+}
+__all__ = ["KerasClassifier", "KerasModel", "KerasRegressor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'sparkml.estimators' has no attribute {name!r}; it offers: {', '.join(__all__)}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from sparkml.errors import SparkmlError
 from sparkml.lineage.records import versions
+from sparkml.observe.logs import log_folder
 from sparkml.settings import RunSettings, load_run_settings
 from sparkml.storage import Store
 
@@ -101,7 +102,8 @@ def _storage(settings: RunSettings) -> str:
 def _spark(settings: RunSettings) -> str:
     from sparkml.spark_session import session
 
-    spark = session(settings.spark.master, app_name="sparkml doctor", conf=settings.spark.conf)
+    log = log_folder("doctor") / "spark.log"
+    spark = session(settings.spark.master, app_name="sparkml doctor", conf=settings.spark.conf, jvm_log=log)
     context = spark.sparkContext
     slots = context.defaultParallelism
 

@@ -12,7 +12,7 @@ import fsspec
 from pydantic import Field
 
 from sparkml.errors import DataError
-from sparkml.ingest.files import _fsspec_url
+from sparkml.ingest.files import fsspec_url
 from sparkml.ingest.source import FileOptions, ReadContext, Source, check_declared, with_source_columns
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Csv(Source):
             raise DataError("the header does not match source.columns: " + "; ".join(wrong))
 
     def _first_record(self, path: str) -> str:
-        fs, inside = fsspec.url_to_fs(_fsspec_url(path))
+        fs, inside = fsspec.url_to_fs(fsspec_url(path))
         try:
             with fs.open(inside, "rb") as raw:
                 data = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
