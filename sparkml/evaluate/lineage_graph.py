@@ -10,7 +10,7 @@ from sparkml.evaluate.report_data import LineageNode
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 188, 52, 18, 40
 _PER_ROW = 5
-_CHARACTERS = 25
+_CHARACTERS = 20  # of bold text, what fits into a box
 
 
 def layers(nodes: Sequence[LineageNode], edges: Sequence[tuple[str, str]]) -> list[list[LineageNode]]:
@@ -74,7 +74,7 @@ def _box(node: LineageNode, x: float, y: float) -> Markup:
         ty=f"{y + 22:g}",
         dy=f"{y + 39:g}",
         label=_middle(node.label),
-        detail=_middle(node.detail or node.kind, _CHARACTERS + 3),
+        detail=_middle(node.detail or node.kind, _CHARACTERS + 5),
     )
 
 

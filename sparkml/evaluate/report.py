@@ -168,7 +168,7 @@ def _candidate(position: int, item: CandidateReport, data: ReportData, metric: s
         "slices": _slices(evaluation, metric),
         "importances": _importances(item, data),
         "grid": _grid(item),
-        "facts": {key: value for key, value in item.history.items() if isinstance(value, str | int | float)},
+        "facts": {key: value for key, value in item.history.items() if isinstance(value, str | int | float) and value != ""},
         "mistakes": [] if item.pictures else _mistakes(evaluation),
     }
 

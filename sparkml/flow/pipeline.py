@@ -207,7 +207,7 @@ class Pipeline:
         from sparkml.flow.scoring import load_model
 
         def build(work: Build) -> dict[str, Any]:
-            from sparkml.evaluate.evaluate import evaluate
+            from sparkml.evaluate.distributed import evaluate
 
             report = FeaturesReport.model_validate(features.extra["report"])
             rows = self.engine.spark.read.parquet(f"{features.url}/rows").where("_split = 'test'")

@@ -103,7 +103,7 @@ class Registration:
         return found.difference, found.low, found.high
 
     def _evaluate_again(self, champion: ModelVersion, good: Artifact, like: Evaluation) -> Evaluation:
-        from sparkml.evaluate.evaluate import evaluate
+        from sparkml.evaluate.distributed import evaluate
         from sparkml.features.fit import label_column
         from sparkml.features.splits import assign_split
 

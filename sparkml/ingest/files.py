@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ class InputFile(BaseModel):
 def expand(paths: Sequence[str]) -> list[str]:
     """Return the files that paths, folders and globs mean, sorted. Raises `DataError` for what is missing or empty."""
     found: list[str] = []
-    for path in paths:
+    for path in (item if "://" in item else os.path.realpath(item) for item in paths):
         fs, inside = fsspec.url_to_fs(fsspec_url(path))
         prefix = path[: len(path) - len(inside)] if "://" in path else ""
         if any(sign in inside for sign in "*?["):

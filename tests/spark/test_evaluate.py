@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sparkml.errors import ConfigError, DataError
-from sparkml.evaluate.evaluate import evaluate
+from sparkml.evaluate.distributed import evaluate
 from sparkml.evaluate.evaluation import Evaluation, compare
 from sparkml.evaluate.settings import EvaluateSettings
 
