@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sparkml.config import Layered, redact
@@ -87,8 +89,17 @@ def resume_command(record: RunRecord) -> str:
             skip = word == "--resume" and not skip
             continue
         words.append(word)
-    program = "sparkml" if sys.argv[0].endswith(("sparkml", "__main__.py")) else f"spark-submit {sys.argv[0]}"
-    return redact(f"{program} {shlex.join(words)} --resume {record.run_id}")
+    return redact(f"{_program()} {shlex.join(words)} --resume {record.run_id}")
+
+
+def _program() -> str:
+    """How this process was started, as one types it."""
+    started = Path(sys.argv[0])
+    if started.name == "cli.py":
+        return f"{sys.executable} -m sparkml.cli"
+    if started.suffix == ".py":
+        return f"spark-submit {started}"
+    return started.name if shutil.which(started.name) else str(started)
 
 
 def _record(store: Store, settings: Settings, layered: Layered, env: str | None, resume: str | None) -> RunRecord:

@@ -78,7 +78,7 @@ def score_files(
     """
     bundle, store = version.bundle, engine.store
     store.verify(version.path)
-    reader: Source = plugin_of("ingest.sources", "type", _with_paths(bundle.source, source, paths))
+    reader = _reader(_with_paths(bundle.source, source, paths), bundle.target["column"])
     files = scan(reader.files(), {})
     raw = InputRef(
         name="raw",
@@ -158,6 +158,17 @@ def _good_rows(
     report.verdict(store.url(quarantine))
     record.notes["contract"] = report.model_dump(mode="json")
     return engine.spark.read.parquet(store.url(f"{staging}/good"))
+
+
+def _reader(settings: dict[str, Any], target: str) -> Source:
+    """Build the source; where the files come without the target, it is not declared and not derived either."""
+    source: Source = plugin_of("ingest.sources", "type", settings)
+    if not source.lacks(target):
+        return source
+    lighter = {
+        key: {name: item for name, item in settings.get(key, {}).items() if name != target} for key in ("columns", "derive")
+    }
+    return plugin_of("ingest.sources", "type", {**settings, **lighter})  # type: ignore[no-any-return]
 
 
 def _with_paths(recorded: dict[str, Any], override: dict[str, Any], paths: list[str]) -> dict[str, Any]:

@@ -87,6 +87,10 @@ class Source(Plugin):
         """Return what decides the table beside the files' content: the options without where the files lie."""
         return {"source": self.plugin_name(), **self.options.model_dump(mode="json", exclude={"path", "downloads"})}
 
+    def lacks(self, column: str) -> bool:
+        """Whether the raw files come without this declared column: rows to score need no target. Needs no JVM."""
+        return False
+
     @abstractmethod
     def read(self, context: ReadContext) -> DataFrame:
         """Return the typed columns, ``_corrupt`` (raw record of what could not be read, else null) and ``_file``."""

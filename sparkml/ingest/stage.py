@@ -62,7 +62,7 @@ def _reason(error: Exception) -> str:
 
     text = str(error)
     file = re.search(r"(?:file|s3a|hdfs):/[^\s,:;)\]]+", text)
-    where = f"{file.group(0)}: " if file else ""
+    where = f"{file.group(0).rstrip('.')}: " if file else ""
     if any(sign in text for sign in _GZIP_SIGNS):
         return f"{where}the compressed file is truncated or damaged"
     own: list[Any] = re.findall(r"(?:DataError|ValueError): (.+)", text)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,12 @@ class Board:
         self.live = self.console.is_terminal
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=16)),
+            BarColumn(bar_width=24, table_column=Column(min_width=24)),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, ratio=1, overflow="ellipsis")),
             console=self.console,
+            expand=True,
             disable=not self.live,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -101,7 +103,8 @@ class Board:
         """Say that a stage had nothing to do."""
         log.info("%s skipped: %s", name, reason)
         if self.live:
-            self._bars.add_task(f"[dim]{name}", total=1, completed=1, text=f"[dim]{reason}")
+            task = self._bars.add_task(f"[dim]{name}", total=1, text=f"[dim]{reason}")
+            self._bars.update(task, completed=1)
         else:
             self.line(f"{name} skipped: {reason}")
 

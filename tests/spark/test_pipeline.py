@@ -36,10 +36,9 @@ def test_run_skip_change_score_and_trace(tiny, spark: SparkSession) -> None:  # 
     # a touched file is the same input, a changed candidate is trained and the rest is not
     tiny.csv.touch()
     third = tiny.json("run", str(tiny.yaml), "--set", "train.candidates.linear.params.regParam=0.3")
-    assert [stage for stage, status in statuses(third).items() if status == "ran"] == STAGES[3:6] or statuses(third)[
-        "register"
-    ] == "ran"
-    assert statuses(third)["features"] == "skipped"
+    ran = {stage for stage, status in statuses(third).items() if status == "ran"}
+    assert {"train.linear", "evaluate.linear", "register"} <= ran
+    assert not ran & {"ingest", "contract", "features"}
 
     # scoring new files with the champion: contract enforced, manifest names the version, twice gives the same rows once
     new = tiny.root / "new.csv"
@@ -47,7 +46,9 @@ def test_run_skip_change_score_and_trace(tiny, spark: SparkSession) -> None:  # 
     scored = tiny.json("score", "tiny@champion", str(new), str(tiny.root / "out"), "--set", "seed=7", code=3)
     assert "max_bad_fraction" in scored["error"] or "0.05" in scored["error"]
     new.write_text("id,age,height,city,label\n1,70,170,a,\n2,20,180,b,\n4,20,180,unseen,\n")
-    for _ in range(2):
+    unlabelled = "id,age,height,city\n1,70,170,a\n2,20,180,b\n4,20,180,unseen\n"
+    for text in (new.read_text(), new.read_text(), unlabelled):
+        new.write_text(text)
         scored = tiny.json("score", "tiny@champion", str(new), str(tiny.root / "out"))
         rows = {row.id: row.predicted for row in spark.read.parquet(str(tiny.root / "out")).collect()}
         assert rows == {1: "yes", 2: "no", 4: "no"}

@@ -188,7 +188,7 @@ def test_ctrl_c_keeps_finished_stages_and_prints_the_resume_command(tiny: Tiny) 
 )
 @pytest.mark.parametrize(
     ("options", "code", "message"),
-    [("size=3m", 6, "disk is full"), ("size=64k,nr_inodes=12", 6, "space"), ("ro", 6, "read-only")],
+    [("size=1200k", 6, "disk is full"), ("size=64k,nr_inodes=12", 6, "space"), ("ro", 6, "read-only")],
     ids=["disk full while a stage writes", "disk full at once", "read-only"],
 )
 def test_a_real_disk_that_refuses(tiny: Tiny, options: str, code: int, message: str) -> None:

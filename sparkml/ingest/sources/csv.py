@@ -81,12 +81,24 @@ class Csv(Source):
         line = F.concat_ws(options.delimiter, *[F.coalesce(F.col(f"`{name}`"), F.lit("")) for name in names])
         return cleaned.select(*typed, F.when(unreadable, line).otherwise(F.col("_corrupt")).alias("_corrupt"), "_file")
 
+    def lacks(self, column: str) -> bool:
+        if column not in self.options.columns:
+            return False
+        starts = [self._fields(self._first_record(path)) for path in self.files()]
+        if self.options.header:
+            return not any(column in fields for fields in starts)
+        return all(len(fields) == len(self.options.columns) - 1 for fields in starts)
+
+    def _fields(self, record: str) -> list[str]:
+        options = self.options
+        fields = next(csv.reader(io.StringIO(record), delimiter=options.delimiter, quotechar=options.quote), [])
+        return [field.strip() for field in fields]
+
     def _check_start(self, path: str) -> None:
         """Compare the first record with the declared columns: a wrong delimiter or header stops here, before Spark reads on."""
         first = self._first_record(path)
         options = self.options
-        fields = next(csv.reader(io.StringIO(first), delimiter=options.delimiter, quotechar=options.quote), [])
-        fields = [field.strip() for field in fields]
+        fields = self._fields(first)
         wanted = len(options.columns)
         if len(fields) != wanted:
             better = [sign for sign in _DELIMITERS if sign != options.delimiter and first.count(sign) == wanted - 1]

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from sparkml.errors import DataError
@@ -30,6 +32,9 @@ class Parquet(Source):
 
     Options = ParquetOptions
 
+    def lacks(self, column: str) -> bool:
+        return column in self.options.columns and not any(column in _schema(path).names for path in self.files())
+
     def read(self, context: ReadContext) -> DataFrame:
         from pyspark.sql.types import StructField, StructType, _parse_datatype_string
 
@@ -53,16 +58,18 @@ class Parquet(Source):
 
 
 def _columns(path: str) -> dict[str, str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from pyspark.sql.pandas.types import from_arrow_type
 
+    return {field.name: from_arrow_type(field.type).simpleString() for field in _schema(path)}
+
+
+def _schema(path: str) -> pa.Schema:
+    """Read a file's footer."""
     fs, inside = fsspec.url_to_fs(fsspec_url(path))
     try:
         with fs.open(inside, "rb") as file:
-            schema = pq.read_schema(file)
+            return pq.read_schema(file)
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
     except OSError as error:
         raise DataError(f"cannot read the input file {path}: {error.strerror or error}") from None
-    return {field.name: from_arrow_type(field.type).simpleString() for field in schema}
