@@ -50,6 +50,9 @@ class Pipeline:
     def raw_input(self) -> InputRef:
         """Fetch what is missing, list the raw files and hash those that changed since they were last hashed."""
         source = self.settings.source
+        if self.engine.selection.dry_run and not source.fetched():
+            self.engine.planned.append(("raw", "would be fetched: the files are not in the cache"))
+            return InputRef(name="raw", url=f"source:{source.plugin_name()}", fingerprint="not fetched")
         if not self.engine.selection.dry_run:
             source.fetch()
         known_at = f"datasets/{self.settings.pipeline}/ingest/_files.json"

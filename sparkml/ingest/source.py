@@ -77,6 +77,12 @@ class Source(Plugin):
         if isinstance(self.options, FileOptions) and not self.options.path:
             fetch(self.options.downloads)
 
+    def fetched(self) -> bool:
+        """Whether `fetch` would have nothing to do."""
+        if not isinstance(self.options, FileOptions) or self.options.path:
+            return True
+        return all(cached(item).exists() for item in self.options.downloads)
+
     def files(self) -> list[str]:
         """Return the raw files, sorted; empty for sources that have none. Raises `DataError` for missing input."""
         if not isinstance(self.options, FileOptions):

@@ -1,0 +1,1 @@
+"""Web-server logs: parsing lines, building sessions, and a seeded generator of test data."""
