@@ -58,7 +58,11 @@ def fit_features(
     written = rows.sparkSession.read.parquet(f"{out_url}/rows")
     shape, names = _shape(written, features)
     if split.leakage != "off":
-        findings += _gives_target_away(written, features.output, names)
+        suspects = _constant_in_each_class if len(classes) > 2 else _linear_in_target
+        findings += [
+            f"the feature {names[index] if names else f'number {index}'} equals the target in training"
+            for index in suspects(written.where("_split = 'train'"), features.output)[:10]
+        ]
     if findings and split.leakage == "error":
         raise DataError(
             "leakage: " + "; ".join(findings), hint="remove the column or fix the key; split.leakage=warn reports it only"
@@ -89,7 +93,7 @@ def label_column(rows: DataFrame, target: TargetSettings, classes: Sequence[str]
 
     column = F.col(f"`{target.column}`")
     if target.task == "regression":
-        return rows.withColumn("label", column.cast("double"))
+        return rows.withColumn("label", column.try_cast("double"))
     position = F.array_position(F.array(*[F.lit(name) for name in classes]), column.cast("string"))
     return rows.withColumn("label", (position - 1).cast("double"))
 
@@ -99,19 +103,20 @@ def _class_counts(rows: DataFrame, target: TargetSettings) -> tuple[list[str], d
 
     if target.column not in rows.columns:
         raise DataError(f"the target column {target.column!r} is missing; {suggest(target.column, rows.columns)}")
-    value = F.col(f"`{target.column}`").cast("string") if target.task == "classification" else F.lit("")
-    found = (
-        rows.groupBy("_split", value.alias("value"), F.col(f"`{target.column}`").isNull().alias("is_null"))
-        .count()
-        .limit(3 * MOST_CLASSES + 1)
-        .collect()
-    )
+    column = F.col(f"`{target.column}`")
+    if target.task == "classification":
+        value, usable = column.cast("string"), column.isNotNull()
+    else:
+        number = column.try_cast("double")
+        value, usable = F.lit(""), F.coalesce(F.abs(number) < float("inf"), F.lit(False))
+    found = rows.groupBy("_split", value.alias("value"), usable.alias("usable")).count().limit(3 * MOST_CLASSES + 1).collect()
     counts: dict[str, dict[str, int]] = {name: {} for name in ("train", "validation", "test")}
     for row in found:
-        if row["is_null"]:
+        if not row["usable"]:
+            what = "null" if target.task == "classification" else "not a finite number"
             raise DataError(
-                f"the target {target.column!r} is null in {row['count']} rows",
-                hint="contract: nullable: false sends them to quarantine",
+                f"the target {target.column!r} is {what} in {row['count']:,} rows",
+                hint="contract: nullable: false (and finite: true) sends them to quarantine",
             )
         counts.setdefault(row["_split"], {})[row["value"]] = row["count"]
     _check_counts(counts, target)
@@ -150,6 +155,7 @@ def _ordered(names: dict[str, int]) -> list[str]:
 
 def _fit(train: DataFrame, features: FeatureSettings, exclude: set[str]) -> PipelineModel:
     """Fit stage by stage: an error names the stage, and patterns are expanded against the columns that are there by then."""
+    from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
     from pyspark.ml import Estimator, PipelineModel
 
@@ -161,11 +167,17 @@ def _fit(train: DataFrame, features: FeatureSettings, exclude: set[str]) -> Pipe
             built = stage.build(expand(stage.inputs(), available, where))
             model = built.fit(train) if isinstance(built, Estimator) else built
             train = model.transform(train)
-        except PySparkException as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"features.stages: {where} does not fit the training rows: {reason}") from error
+        except (PySparkException, Py4JJavaError) as error:
+            raise DataError(f"features.stages: {where} does not fit the training rows: {_reason(error)}") from error
         fitted.append(model)
     return PipelineModel(fitted)
+
+
+def _reason(error: Exception) -> str:
+    """The sentence of a Java exception, without its class and stack."""
+    java = getattr(error, "java_exception", None)
+    text = str(error) if java is None else str(java.getMessage())
+    return text.strip().splitlines()[0].removeprefix("requirement failed: ")
 
 
 def _shape(written: DataFrame, features: FeatureSettings) -> tuple[list[int], list[str]]:
@@ -198,23 +210,26 @@ def _keys_in_two_splits(rows: DataFrame, keys: list[str]) -> list[str]:
     return [f"{shared:,} {what} are in two splits"] if shared else []
 
 
-def _gives_target_away(written: DataFrame, output: str, names: list[str]) -> list[str]:
-    """Features that are a linear function of the label in training, by the sums that MLlib's Summarizer takes in one pass."""
+def _linear_in_target(train: DataFrame, output: str) -> list[int]:
+    """Features that are a linear function of the label, by the sums that MLlib's Summarizer takes in one pass."""
     from pyspark.ml.stat import Summarizer
     from pyspark.sql import functions as F
 
-    least = written.agg(F.min("label")).first()
+    least = train.agg(F.min("label")).first()
     assert least is not None
     shifted = (F.col("label") - F.lit(least[0])).alias("w")  # a weight must not be negative; a shift changes no correlation
-    train = written.where("_split = 'train'").select(F.col(f"`{output}`").alias("x"), shifted)
-    sums = train.select(
-        Summarizer.mean(F.col("x")).alias("mean"),
-        Summarizer.variance(F.col("x")).alias("variance"),
-        Summarizer.sum(F.col("x"), F.col("w")).alias("product"),
-        F.avg("w").alias("w_mean"),
-        F.var_samp("w").alias("w_variance"),
-        F.count("w").alias("rows"),
-    ).first()
+    sums = (
+        train.select(F.col(f"`{output}`").alias("x"), shifted)
+        .select(
+            Summarizer.mean(F.col("x")).alias("mean"),
+            Summarizer.variance(F.col("x")).alias("variance"),
+            Summarizer.sum(F.col("x"), F.col("w")).alias("product"),
+            F.avg("w").alias("w_mean"),
+            F.var_samp("w").alias("w_variance"),
+            F.count("w").alias("rows"),
+        )
+        .first()
+    )
     assert sums is not None
     rows, mean, variance = sums["rows"], sums["mean"].toArray(), sums["variance"].toArray()
     if rows < _FEWEST_ROWS or not sums["w_variance"]:
@@ -222,5 +237,24 @@ def _gives_target_away(written: DataFrame, output: str, names: list[str]) -> lis
     covariance = (sums["product"].toArray() - rows * mean * sums["w_mean"]) / (rows - 1)
     spread = np.sqrt(variance * sums["w_variance"])
     correlation = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
-    guilty = np.flatnonzero(np.abs(correlation) > _SAME)
-    return [f"the feature {names[index] if names else f'number {index}'} equals the target in training" for index in guilty[:10]]
+    return [int(index) for index in np.flatnonzero(np.abs(correlation) > _SAME)]
+
+
+def _constant_in_each_class(train: DataFrame, output: str) -> list[int]:
+    """Features that are constant within every class and together tell all classes apart: the target under other names."""
+    from pyspark.ml.stat import Summarizer
+    from pyspark.sql import functions as F
+
+    vector = F.col(f"`{output}`")
+    found = train.groupBy("label").agg(
+        Summarizer.mean(vector).alias("mean"), Summarizer.variance(vector).alias("variance"), F.count(F.lit(1)).alias("rows")
+    )
+    classes = found.collect()
+    if sum(row["rows"] for row in classes) < _FEWEST_ROWS:
+        return []
+    mean = np.stack([row["mean"].toArray() for row in classes])
+    within = np.stack([row["variance"].toArray() for row in classes]).max(axis=0)
+    overall = mean.var(axis=0)
+    steady = np.flatnonzero((overall > 0) & (within <= 1e-12 * overall))
+    tell_apart = len(steady) > 0 and len(np.unique(mean[:, steady], axis=0)) == len(classes)
+    return [int(index) for index in steady] if tell_apart else []

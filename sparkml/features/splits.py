@@ -15,16 +15,28 @@ if TYPE_CHECKING:
 _DIGITS = 2**53  # what a double holds exactly
 
 
-def uniform(columns: Sequence[str], seed: int) -> Column:
-    """Return a column in [0, 1) that depends on the values of `columns` and the seed only (xxHash64, as Spark implements it)."""
+def row_hash(columns: Sequence[str], seed: int = 0) -> Column:
+    """Return a 64-bit hash of the values of `columns` (xxHash64, as Spark implements it).
+
+    Spark's hash passes nulls over, so that (1, null) and (null, 1) would be one; where each null stands is hashed too.
+    """
     from pyspark.sql import functions as F
 
-    hashed = F.xxhash64(F.lit(seed).cast("long"), *[F.col(f"`{name}`") for name in columns])
-    return F.pmod(hashed, F.lit(_DIGITS)).cast("double") / F.lit(float(_DIGITS))
+    values = [F.col(f"`{name}`") for name in columns]
+    nulls = [F.when(value.isNull(), F.lit(place)).otherwise(F.lit(-1)) for place, value in enumerate(values)]
+    return F.xxhash64(F.lit(seed).cast("long"), *values, *nulls)
+
+
+def uniform(columns: Sequence[str], seed: int) -> Column:
+    """Return a column in [0, 1) that depends on the values of `columns` and the seed only."""
+    from pyspark.sql import functions as F
+
+    return F.pmod(row_hash(columns, seed), F.lit(_DIGITS)).cast("double") / F.lit(float(_DIGITS))
 
 
 def assign_split(df: DataFrame, settings: SplitSettings) -> DataFrame:
     """Add ``_split``, and ``_key`` (a hash of the row) when the settings name no key."""
+    from pyspark.errors import AnalysisException
     from pyspark.sql import functions as F
 
     missing = [name for name in settings.key_columns() if name not in df.columns]
@@ -32,14 +44,22 @@ def assign_split(df: DataFrame, settings: SplitSettings) -> DataFrame:
         raise ConfigError(f"split.key: no column {missing[0]!r}; {suggest(missing[0], df.columns)}")
     columns = settings.key_columns() or [name for name in df.columns if not name.startswith("_")]
     if not settings.key_columns():
-        df = df.withColumn("_key", F.xxhash64(*[F.col(f"`{name}`") for name in columns]))
-    by_hash = _by_hash(uniform(columns, settings.seed), dict(settings.fractions))
+        df = df.withColumn("_key", row_hash(columns))
+    position = uniform(columns, settings.seed)
     if settings.assign is None:
-        return df.withColumn("_split", by_hash)
+        return df.withColumn("_split", _by_hash(position, dict(settings.fractions)))
+    named = F.expr(settings.assign)
+    try:
+        df.select(named.cast("string"))
+    except AnalysisException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"split.assign: {settings.assign!r} is not valid here: {reason}") from None
     rest = {str(name): part for name, part in settings.fractions.items() if f"'{name}'" not in settings.assign}
     total = sum(rest.values())
-    by_hash = _by_hash(uniform(columns, settings.seed), {name: part / total for name, part in rest.items()})
-    return df.withColumn("_split", F.coalesce(F.expr(settings.assign), by_hash))
+    if not total:  # the expression names every split that has a share
+        return df.withColumn("_split", F.coalesce(named.cast("string"), F.lit(SPLITS[0])))
+    by_hash = _by_hash(position, {name: part / total for name, part in rest.items()})
+    return df.withColumn("_split", F.coalesce(named.cast("string"), by_hash))
 
 
 def _by_hash(position: Column, fractions: Mapping[Any, float]) -> Column:

@@ -36,6 +36,15 @@ def _spark_knows(kind: str) -> str:
 SqlType = Annotated[str, AfterValidator(_spark_knows)]
 
 
+def _plain_name(name: str) -> str:
+    if not name or "`" in name or name in {"_corrupt", "_file"}:
+        raise ValueError("a column may not be called '_corrupt' or '_file', nor hold a backtick")
+    return name
+
+
+Columns = dict[Annotated[str, AfterValidator(_plain_name)], SqlType]
+
+
 class SourceOptions(Options):
     """Options of every source. `derive` adds or replaces columns by Spark SQL expressions, in order, after reading."""
 

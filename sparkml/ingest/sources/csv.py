@@ -6,34 +6,37 @@ import csv
 import gzip
 import io
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import fsspec
 from pydantic import Field
 
 from sparkml.errors import DataError
 from sparkml.ingest.files import fsspec_url
-from sparkml.ingest.source import FileOptions, ReadContext, Source, check_declared, with_source_columns
+from sparkml.ingest.source import Columns, FileOptions, ReadContext, Source, check_declared, with_source_columns
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 _DELIMITERS = (",", ";", "\t", "|")
+_BYTES = "ISO-8859-1"  # every byte is a character of it
+_BOM = "\xef\xbb\xbf"  # UTF-8's byte order mark, read as such bytes
+_REPLACED = "\ufffd"  # what a decoder puts where it could not decode
 
 
 class CsvOptions(FileOptions):
     """How the text is to be read; `columns` maps names to Spark SQL types in the file's order."""
 
-    columns: dict[str, str] = Field(min_length=1)
+    columns: Columns = Field(min_length=1)
     header: bool = False
     delimiter: str = Field(",", min_length=1, max_length=2)
-    encoding: str = "UTF-8"
+    encoding: Literal["UTF-8", "ISO-8859-1", "US-ASCII"] = "UTF-8"
     quote: str = '"'
     escape: str = '"'
     comment: str | None = Field(None, min_length=1, max_length=1)
     null_values: list[str] = Field(["", "NA", "null"], description="texts that mean: no value")
     trim: bool = True
-    multiline: bool = False
+    multiline: bool = Field(False, description="quoted fields may hold line ends; a file is then read by one task")
 
 
 class Csv(Source):
@@ -43,43 +46,66 @@ class Csv(Source):
 
     def read(self, context: ReadContext) -> DataFrame:
         from pyspark.sql import functions as F
-        from pyspark.sql.types import StringType, StructField, StructType
 
-        files = self.files()
-        for path in files:
+        for path in self.files():
             self._check_start(path)
         options = self.options
-        names = list(options.columns)
-        texts = StructType([*[StructField(name, StringType()) for name in names], StructField("_corrupt", StringType())])
-        reader = context.spark.read.schema(texts).options(
-            header=options.header,
-            sep=options.delimiter,
-            encoding=options.encoding,
-            quote=options.quote,
-            escape=options.escape,
-            ignoreLeadingWhiteSpace=options.trim,
-            ignoreTrailingWhiteSpace=options.trim,
-            multiLine=options.multiline,
-            columnNameOfCorruptRecord="_corrupt",
-            mode="PERMISSIVE",
-            enforceSchema=True,
-            maxCharsPerColumn=-1,
-        )
-        if options.comment is not None:
-            reader = reader.option("comment", options.comment)
-        rows = with_source_columns(reader.csv(files))
-        missing = [F.when(~F.col(f"`{name}`").isin(options.null_values), F.col(f"`{name}`")).alias(name) for name in names]
-        cleaned = rows.select(*missing, "_corrupt", "_file")
-        typed = [F.col(f"`{name}`").try_cast(kind).alias(name) for name, kind in options.columns.items()]
+        records = self._records(context)
+        fields = {name: F.col(f"fields.`{name}`") for name in options.columns}
+        values = {name: F.when(~field.isin(options.null_values), field) for name, field in fields.items()}
         lost = [
-            F.col(f"`{name}`").isNotNull() & F.col(f"`{name}`").try_cast(kind).isNull()
-            for name, kind in options.columns.items()
-            if kind.lower() != "string"
+            value.isNotNull() & value.try_cast(kind).isNull()
+            for value, kind in zip(values.values(), options.columns.values(), strict=True)
+            if kind != "string"
         ]
-        garbled = [F.contains(F.col(f"`{name}`"), F.lit("�")) for name in names]
-        unreadable = F.coalesce(_any([*lost, *garbled]), F.lit(False))
-        line = F.concat_ws(options.delimiter, *[F.coalesce(F.col(f"`{name}`"), F.lit("")) for name in names])
-        return cleaned.select(*typed, F.when(unreadable, line).otherwise(F.col("_corrupt")).alias("_corrupt"), "_file")
+        broken = F.col("broken") | F.col("fields._corrupt").isNotNull() | _any(lost)
+        typed = [F.when(~broken, values[name].try_cast(kind)).alias(name) for name, kind in options.columns.items()]
+        return records.select(*typed, F.when(broken, F.col("raw")).alias("_corrupt"), "_file")
+
+    def _records(self, context: ReadContext) -> DataFrame:
+        """Return ``raw`` (the very record), ``fields`` (as text; ``_corrupt`` when too many or few), ``broken``, ``_file``."""
+        from pyspark.sql import functions as F
+
+        options = self.options
+        texts = ", ".join(f"`{name}` string" for name in [*options.columns, "_corrupt"])
+        parsing = {
+            "sep": options.delimiter,
+            "quote": options.quote,
+            "escape": options.escape,
+            "ignoreLeadingWhiteSpace": options.trim,
+            "ignoreTrailingWhiteSpace": options.trim,
+            "columnNameOfCorruptRecord": "_corrupt",
+            "maxCharsPerColumn": -1,
+        }
+        filing: dict[str, Any] = {"header": options.header, "enforceSchema": True}
+        if options.comment is not None:
+            filing["comment"] = options.comment
+        if options.multiline:
+            reader = context.spark.read.options(encoding=options.encoding, multiLine=True, columnPruning=False, **parsing)
+            rows = with_source_columns(reader.options(**filing).schema(texts).csv(self.files()))
+            names = [F.col(f"`{name}`") for name in options.columns]
+            raw = F.coalesce("_corrupt", F.to_csv(F.struct(*names), {"sep": options.delimiter}))
+            garbled = _any([F.contains(name, F.lit(_REPLACED)) for name in names])
+            return rows.select(raw.alias("raw"), F.struct(*names, "_corrupt").alias("fields"), garbled.alias("broken"), "_file")
+        # one column of whole lines: a separator that text does not hold, no quotes, and an encoding that keeps every byte
+        whole: dict[str, Any] = {
+            "sep": "\x01",
+            "quote": "",
+            "encoding": _BYTES,
+            "columnNameOfCorruptRecord": "_corrupt",
+            "maxCharsPerColumn": -1,
+        }
+        lines = context.spark.read.options(**whole, **filing).schema("line string, _corrupt string").csv(self.files())
+        rows = with_source_columns(lines).select(F.coalesce("_corrupt", "line").alias("line"), "_file")
+        content = F.encode(F.regexp_replace("line", f"^{_BOM}", ""), _BYTES)
+        valid = F.is_valid_utf8(content.cast("string")) if options.encoding == "UTF-8" else F.lit(True)
+        raw = F.when(valid, F.decode(content, options.encoding)).otherwise(F.decode(content, _BYTES))
+        return rows.select(raw.alias("raw"), (~valid).alias("broken"), "_file").select(
+            "raw",
+            F.from_csv("raw", texts, {key: str(value) for key, value in parsing.items()}).alias("fields"),
+            "broken",
+            "_file",
+        )
 
     def lacks(self, column: str) -> bool:
         if column not in self.options.columns:
@@ -90,8 +116,10 @@ class Csv(Source):
         return all(len(fields) == len(self.options.columns) - 1 for fields in starts)
 
     def _fields(self, record: str) -> list[str]:
-        options = self.options
-        fields = next(csv.reader(io.StringIO(record), delimiter=options.delimiter, quotechar=options.quote), [])
+        delimiter = self.options.delimiter
+        if len(delimiter) > 1:  # Python's reader takes one character only
+            record, delimiter = record.replace(delimiter, "\x1f"), "\x1f"
+        fields = next(csv.reader(io.StringIO(record), delimiter=delimiter, quotechar=self.options.quote), [])
         return [field.strip() for field in fields]
 
     def _check_start(self, path: str) -> None:
@@ -124,17 +152,13 @@ class Csv(Source):
                         return line
         except (EOFError, gzip.BadGzipFile, zlib.error):
             raise DataError(f"{path}: the compressed file is truncated or damaged") from None
-        except LookupError:
-            raise DataError(
-                f"source.encoding {self.options.encoding!r} is not a known encoding", hint="UTF-8 or ISO-8859-1"
-            ) from None
         raise DataError(f"{path} holds no records")
 
 
-def _any(conditions: list):  # type: ignore[no-untyped-def,type-arg]
+def _any(conditions: list[Column]) -> Column:
     from functools import reduce
     from operator import or_
 
     from pyspark.sql import functions as F
 
-    return reduce(or_, [F.coalesce(condition, F.lit(False)) for condition in conditions])
+    return reduce(or_, [F.coalesce(condition, F.lit(False)) for condition in conditions], F.lit(False))

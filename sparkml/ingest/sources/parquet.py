@@ -12,7 +12,7 @@ from pydantic import Field
 
 from sparkml.errors import DataError
 from sparkml.ingest.files import fsspec_url
-from sparkml.ingest.source import FileOptions, ReadContext, Source, SqlType, check_declared, with_source_columns
+from sparkml.ingest.source import Columns, FileOptions, ReadContext, Source, check_declared, with_source_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -23,7 +23,7 @@ _SHOWN = 10  # differences that a message lists
 class ParquetOptions(FileOptions):
     """`columns` maps names to Spark SQL types; their order does not matter."""
 
-    columns: dict[str, SqlType] = Field(min_length=1)
+    columns: Columns = Field(min_length=1)
     drop_undeclared: bool = Field(False, description="leave columns that are not declared out instead of refusing the file")
 
 
