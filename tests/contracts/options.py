@@ -1,0 +1,35 @@
+"""Options for any plugin from its own model: what is required gets the simplest value that its type allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, get_args, get_origin
+
+from sparkml.plugins import Plugin
+
+
+def guesses(plugin: type[Plugin], columns: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield settings for a plugin, the likeliest first; `columns` are values for fields that name columns."""
+    fields = {name: field for name, field in plugin.Options.model_fields.items() if field.is_required()}
+    given = columns or {}
+    choices = [[given[name]] if name in given else list(_values(field.annotation)) for name, field in fields.items()]
+    for chosen in product(*choices):
+        found = dict(zip(fields, chosen, strict=True))
+        if "path" in plugin.Options.model_fields:
+            found["path"] = ["no/such/file"]
+        yield found
+
+
+def _values(annotation: Any) -> Iterator[Any]:
+    kind, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if kind is dict:
+        yield from ({"a": "string"}, {"made": "number + 1"})
+    elif kind is list:
+        yield [2, 2] if inner == (int,) else [0.5] if inner == (float,) else ["a"]
+    elif inner and all(isinstance(item, str) for item in inner):  # a Literal
+        yield inner[0]
+    elif kind is str:
+        yield from ("made", "LogisticRegression", "LinearRegression")
+    else:
+        yield {"type": "mlp", "hidden": [4]}  # a nested plugin: the only ones so far are nets
