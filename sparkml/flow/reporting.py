@@ -77,7 +77,8 @@ def _inputs(stages: dict[str, StageRecord], stage: str) -> list[Any]:
 
 
 def _evaluated(settings: Settings, stages: dict[str, StageRecord]) -> list[str]:
-    return [name for name in settings.train.candidates if f"evaluate.{name}" in stages]
+    done = {name for name, stage in stages.items() if stage.status != "failed"}
+    return [name for name in settings.train.candidates if f"evaluate.{name}" in done]
 
 
 def _stage_row(stage: StageRecord) -> StageRow:

@@ -74,11 +74,25 @@ def run_pipeline(
         except BaseException as error:
             engine.fail(error)
             if isinstance(error, SparkmlError):
-                error.hint = "\n     ".join(filter(None, [error.hint, f"then go on with: {resume_command(record)}"]))
+                report = _report_of_failure(engine, settings, layered)
+                hints = [error.hint, report and f"report: {report}", f"then go on with: {resume_command(record)}"]
+                error.hint = "\n     ".join(filter(None, hints))
             elif isinstance(error, KeyboardInterrupt):
                 board.line(f"interrupted, go on with: {resume_command(record)}")
             raise
     return record
+
+
+def _report_of_failure(engine: Engine, settings: Settings, layered: Layered) -> str:
+    """Write what there is to see of a failed run; nothing when that fails too."""
+    if not engine.run.stages:
+        return ""
+    try:
+        engine.run.report = write_report(engine, settings, layered)
+        save_run(engine.store, engine.run)
+    except Exception as problem:
+        log.error("no report of the failed run: %s", problem)
+    return engine.run.report
 
 
 def resume_command(record: RunRecord) -> str:

@@ -84,3 +84,16 @@ def test_only_needs_what_comes_before(tiny) -> None:  # type: ignore[no-untyped-
     _, err = tiny.run("features", str(tiny.yaml), code=2)
     assert "stage 'ingest' has no artifact" in err
     assert "--from ingest" in err
+
+
+def test_a_gate_that_says_no_registers_nothing_and_shows_why(tiny) -> None:  # type: ignore[no-untyped-def]
+    tiny.yaml.write_text(tiny.yaml.read_text().replace("min: 0.7", "min: 0.9999"))
+    _, err = tiny.run("run", str(tiny.yaml), code=7)
+    assert "linear: accuracy 0." in err
+    assert "is below 0.9999" in err
+    report = tiny.json("runs")[0]["report"]
+    assert f"report: {report}" in err
+    page = Path(report.removeprefix("file://")).read_text()
+    assert "is below 0.9999" in page
+    assert tiny.store.list("models") == []
+    assert "no models yet" in tiny.run("models")[0]
