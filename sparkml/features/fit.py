@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -181,17 +182,19 @@ def _reason(error: Exception) -> str:
 
 
 def _shape(written: DataFrame, features: FeatureSettings) -> tuple[list[int], list[str]]:
+    """The shape of a row of the output (from the settings, the stage that made it, or its length) and its elements' names."""
+    from pyspark.ml.functions import vector_to_array
     from pyspark.sql import functions as F
 
     maker = next(stage for stage in reversed(features.stages) if features.output in stage.outputs())
-    if "shape" in type(maker.options).model_fields:
-        shape = list(maker.options.shape)
-        return (shape if len(shape) == 3 else [*shape, 1]), []
-    from pyspark.ml.functions import vector_to_array
-
+    image = list(features.shape or getattr(maker.options, "shape", []))
     first = written.select(F.size(vector_to_array(F.col(f"`{features.output}`"))).alias("n")).first()
     assert first is not None
-    return [first["n"]], _names(written, features.output, first["n"])
+    if not image:
+        return [first["n"]], _names(written, features.output, first["n"])
+    if math.prod(image) != first["n"]:
+        raise ConfigError(f"features.shape {image} has {math.prod(image)} elements, {features.output!r} has {first['n']}")
+    return (image if len(image) != 2 else [*image, 1]), _names(written, features.output, first["n"])
 
 
 def _names(written: DataFrame, output: str, size: int) -> list[str]:

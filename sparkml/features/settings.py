@@ -60,6 +60,9 @@ class FeatureSettings(Options):
 
     stages: list[plugged("features.stages")] = Field(min_length=1)  # type: ignore[valid-type]
     output: str = "features"
+    shape: list[int] = Field(
+        [], max_length=3, description="of one row of the output, when it is an image: height, width[, channels]"
+    )
     keep: list[str] = Field([], description="columns carried along beside key and target, for evaluation slices")
 
     @model_validator(mode="after")

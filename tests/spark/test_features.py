@@ -227,3 +227,12 @@ def test_a_constant_column_is_harmless(spark: SparkSession, tmp_path: Path) -> N
     ]
     fit(frame(spark, table().assign(extra=5.0)), tmp_path, stages)
     assert set(np.stack(vectors(spark, tmp_path)["features"])[:, 0]) == {0.0}
+
+
+def test_an_image_has_the_shape_that_is_declared(spark: SparkSession, tmp_path: Path) -> None:
+    numbers = [{"type": "assembler", "inputs": ["height", "amount", "id", "extra"], "output": "features"}]
+    rows = frame(spark, table().assign(extra=1.5))
+    assert fit(rows, tmp_path / "flat", numbers).shape == [4]
+    assert fit(rows, tmp_path / "image", numbers, shape=[2, 2]).shape == [2, 2, 1]
+    with pytest.raises(ConfigError, match=r"features\.shape \[3, 2\] has 6 elements, 'features' has 4"):
+        fit(rows, tmp_path / "wrong", numbers, shape=[3, 2])
