@@ -7,15 +7,26 @@ taken between medians, and CPU seconds (of this process and all its descendants)
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import os
+import resource
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHONPATH = {"PYTHONPATH": str(ROOT)}  # the checkout that these scripts lie in is what is measured, whatever is installed
+_PR_SET_CHILD_SUBREAPER = 36
+_LONG_SECONDS = 20.0  # from here on a side is shown when it ends
+
+Side = Callable[[], float | None]  # does its work; may return its own wall seconds
 
 
 @dataclass(frozen=True)
@@ -57,18 +68,23 @@ class Bench:
         self._json: str | None = arguments.json
         self.results: list[Result] = []
 
-    def compare(self, sides: Mapping[str, Callable[[], None]], repeats: int = 5) -> dict[str, Timing]:
+    def compare(self, sides: Mapping[str, Side], repeats: int = 5, *, warm_up: bool = True) -> dict[str, Timing]:
         """Run the sides in turn, `repeats` times after one unmeasured round, and print their medians and the first's ratio."""
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-        for turn in range(repeats + 1):
+        for turn in range(repeats + warm_up):
             for name, side in sides.items():
                 cpu, start = _cpu_seconds(), time.perf_counter()
-                side()
-                if turn:  # the first round warms caches and workers up
-                    taken[name].append((time.perf_counter() - start, _cpu_seconds() - cpu))
+                own = side()
+                wall = time.perf_counter() - start if own is None else own
+                if turn >= warm_up:  # the first round warms caches and workers up
+                    taken[name].append((wall, _cpu_seconds() - cpu))
+                    if wall > _LONG_SECONDS:
+                        print(
+                            f"  {name}: {wall:.1f} s, {taken[name][-1][1]:.1f} s CPU, load {os.getloadavg()[0]:.1f}", flush=True
+                        )
         timings = {name: Timing(*zip(*rounds, strict=True)) for name, rounds in taken.items()}
         first = next(iter(timings.values())).wall_median
-        print(f"{'side':<44}{'wall s':>9}{'min':>8}{'max':>8}{'cpu s':>9}{'speed-up':>10}")
+        print(f"{'side':<44}{'wall s':>9}{'min':>8}{'max':>8}{'cpu s':>9}{'to first':>10}")
         for name, timing in timings.items():
             low, high = min(timing.wall), max(timing.wall)
             ratio = timing.wall_median / first
@@ -88,17 +104,77 @@ class Bench:
     def finish(self) -> int:
         """Print the results, write ``--json``, and return the exit status: 1 when a target was missed."""
         print()
-        for result in self.results:
-            verdict = {True: "ok", False: "MISSED", None: ""}[result.ok]
-            print(f"{result.name:<56}{result.value:>12,.2f} {result.unit:<12}{result.target or '':<12}{verdict}")
+        show(self.results)
         if self._json:
-            Path(self._json).write_text(json.dumps([asdict(result) for result in self.results], indent=1) + "\n")
+            write(self.results, self._json)
         return int(any(result.ok is False for result in self.results))
 
 
+def show(results: Sequence[Result]) -> None:
+    """Print results as a table."""
+    width = max(len(result.name) for result in results) + 2
+    for result in results:
+        verdict = {True: "ok", False: "MISSED", None: ""}[result.ok]
+        print(f"{result.name:<{width}}{result.value:>12,.2f} {result.unit:<12}{result.target or '':<12}{verdict}")
+
+
+def write(results: Sequence[Result], path: str) -> None:
+    """Write results as a JSON list."""
+    Path(path).write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+
+
+def command(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[float, str]:
+    """Run a command in the repository's root; return its wall seconds and what it printed. Ends when its orphans have ended too.
+
+    Raises
+    ------
+    RuntimeError
+        It failed; the message holds its last lines.
+    """
+    adopt_orphans()
+    start = time.perf_counter()
+    done = subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env={**os.environ, **PYTHONPATH, **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall = time.perf_counter() - start
+    for orphan in psutil.Process().children():  # Spark's JVM outlives its driver by some tenths of a second
+        os.waitpid(orphan.pid, 0)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return wall, done.stdout
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends: only a parent gets to know how much CPU a process took."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def installed(name: str) -> str:
+    """Return the path of a command of this environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def describe_machine() -> str:
+    """Return processors, memory and versions in one line."""
+    from importlib.metadata import version
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("pyspark", "tensorflow-cpu", "horovod"))
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{os.cpu_count()} x {model}, {memory:.0f} GiB, Python {sys.version.split()[0]}, {packages}"
+
+
 def _cpu_seconds() -> float:
-    """User and system seconds of this process and its living descendants: the JVM and Python workers among them."""
-    total = 0.0
+    """User and system seconds of this process and its descendants, ended or not: the JVM and Python workers among them."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = ended.ru_utime + ended.ru_stime
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         try:

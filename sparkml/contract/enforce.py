@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from sparkml.config import suggest
 from sparkml.contract.report import BadExample, ColumnStats, ContractReport
-from sparkml.contract.settings import ColumnRule, ContractSettings
+from sparkml.contract.rules import check_pattern, column_rules
+from sparkml.contract.settings import ContractSettings
 from sparkml.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
-    from pyspark.sql.types import DataType
+    from pyspark.sql.types import DataType, StructField
 
 _INTERNAL = ("_corrupt", "_file")
-_RULES = "_rules"
+_RULES = "_sparkml_rules"
 EXAMPLES = 10
 RAW_SHOWN = 200  # characters of a raw record that a report or message shows
 
@@ -34,9 +36,9 @@ def enforce(
     Raises
     ------
     DataError
-        Columns are missing, of another type, or (with ``extra_columns: error``) too many.
+        Columns are missing, of another type, or (with ``extra_columns: error``) too many; or rows came out that did not go in.
     ConfigError
-        A check's expression is not valid SQL over these columns.
+        A check is no SQL condition over these columns, a bound or value is of another kind than its column.
     """
     from pyspark.sql import functions as F
 
@@ -50,24 +52,38 @@ def enforce(
     bad = judged.where(F.size(_RULES) > 0).select(F.col(_RULES).alias("rules"), raw.alias("raw"), F.col("_file").alias("file"))
     good.write.mode("append").parquet(good_url)
     bad.write.mode("append").parquet(bad_url)
-    return _count(spark.read.parquet(good_url), spark.read.parquet(bad_url), contract)
+    report = _count(spark.read.parquet(good_url), spark.read.parquet(bad_url), contract)
+    if report.rows != (given := rows.count()):
+        raise DataError(
+            f"the contract was given {given:,} rows and found {report.good:,} good and {report.bad:,} bad ones",
+            hint="a check that asks for the time or for a random number may judge a row twice, differently",
+        )
+    return report
 
 
 def _check_columns(rows: DataFrame, contract: ContractSettings, optional: frozenset[str]) -> None:
-    from pyspark.sql.types import _parse_datatype_string
-
     types = {field.name: field.dataType for field in rows.schema if field.name not in _INTERNAL}
     wrong = []
     for name, rule in contract.columns.items():
         if name not in types:
             if name not in optional:
                 wrong.append(f"{name} is missing ({suggest(name, types)})")
-        elif rule.type is not None and types[name] != _parse_datatype_string(rule.type):
+        elif rule.type is not None and types[name] != _declared(name, rule.type):
             wrong.append(f"{name} is {types[name].simpleString()}, the contract says {rule.type}")
     if contract.extra_columns == "error":
         wrong += [f"{name} is not in the contract" for name in types if name not in contract.columns]
     if wrong:
         raise DataError("the table's columns are not those of the contract: " + "; ".join(wrong))
+
+
+def _declared(name: str, kind: str) -> DataType:
+    from pyspark.errors import ParseException
+    from pyspark.sql.types import _parse_datatype_string
+
+    try:
+        return _parse_datatype_string(kind)
+    except ParseException:
+        raise ConfigError(f"contract.columns.{name}.type: {kind!r} is not a Spark SQL type, such as bigint or string") from None
 
 
 def _broken(rows: DataFrame, contract: ContractSettings, optional: frozenset[str]) -> list[Column]:
@@ -80,12 +96,14 @@ def _broken(rows: DataFrame, contract: ContractSettings, optional: frozenset[str
     types = {field.name: field.dataType for field in rows.schema}
     for name, rule in contract.columns.items():
         if name in types:
-            for label, broken in _column_rules(F.col(f"`{name}`"), types[name], rule, nullable=rule.nullable or name in optional):
+            if rule.pattern is not None:
+                check_pattern(rows.sparkSession, name, rule.pattern)
+            for label, broken in column_rules(name, types[name], rule, nullable=rule.nullable or name in optional):
                 rules.append(F.when(readable & F.coalesce(broken, F.lit(False)), F.lit(f"{label}:{name}")))
     for check in contract.checks:
-        holds = F.expr(check.expr).cast("boolean")
+        holds = F.expr(check.expr)
         try:
-            rows.select(holds)
+            rows.where(holds)  # takes conditions on one row only: no aggregates, no windows, nothing that is not a boolean
         except AnalysisException as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(f"contract.checks: {check.name}: {check.expr!r} is not valid here: {reason}") from None
@@ -93,46 +111,33 @@ def _broken(rows: DataFrame, contract: ContractSettings, optional: frozenset[str
     return rules
 
 
-def _column_rules(column: Column, kind: DataType, rule: ColumnRule, *, nullable: bool) -> list[tuple[str, Column]]:
-    from pyspark.sql import functions as F
-    from pyspark.sql.types import DoubleType, FloatType
-
-    found: list[tuple[str, Column]] = []
-    if not nullable:
-        found.append(("null", column.isNull()))
-    if rule.finite and isinstance(kind, DoubleType | FloatType):
-        found.append(("finite", F.isnan(column) | (F.abs(column) == F.lit(float("inf")))))
-    if rule.min is not None:
-        found.append(("min", column < F.lit(rule.min)))
-    if rule.max is not None:
-        found.append(("max", (column > F.lit(rule.max)) & ~_is_nan(column, kind)))
-    if rule.allowed is not None:
-        found.append(("allowed", ~column.isin(rule.allowed)))
-    if rule.pattern is not None:
-        found.append(("pattern", ~column.cast("string").rlike(f"^(?:{rule.pattern})$")))
-    return found
-
-
-def _is_nan(column: Column, kind: DataType) -> Column:
-    from pyspark.sql import functions as F
-    from pyspark.sql.types import DoubleType, FloatType
-
-    return F.isnan(column) if isinstance(kind, DoubleType | FloatType) else F.lit(False)
-
-
 def _judge_unique(judged: DataFrame, contract: ContractSettings) -> DataFrame:
     """Which of equal values is kept depends on the rows alone, not on their order."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    values = [F.col(f"`{name}`") for name in judged.columns if name not in (_RULES, "_corrupt")]
+    row = _row_hash([field for field in judged.schema if field.name not in (_RULES, "_corrupt")])
     for name, rule in contract.columns.items():
         if rule.unique and name in judged.columns:
             column = F.col(f"`{name}`")
-            place = F.row_number().over(Window.partitionBy(column, F.size(_RULES) == 0).orderBy(F.xxhash64(*values)))
-            again = column.isNotNull() & (F.size(_RULES) == 0) & (place > 1)
+            counts = column.isNotNull() & (F.size(_RULES) == 0)
+            spread = F.when(~counts, row)  # rows that are not compared need not meet in one task
+            place = F.row_number().over(Window.partitionBy(column, counts, spread).orderBy(row))
+            again = counts & (place > 1)
             judged = judged.withColumn(_RULES, F.when(again, F.array(F.lit(f"unique:{name}"))).otherwise(F.col(_RULES)))
     return judged
+
+
+def _row_hash(fields: list[StructField]) -> Column:
+    """xxHash64 passes nulls over and takes no maps: where nulls stand is hashed too, and nested values are as text."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import ArrayType, MapType, StructType
+
+    values = []
+    for field in fields:
+        column = F.col(f"`{field.name}`")
+        values.append(F.to_json(column) if isinstance(field.dataType, ArrayType | MapType | StructType) else column)
+    return F.xxhash64(*values, *[value.isNull() for value in values])
 
 
 def _printable(rows: DataFrame, name: str) -> Column:
@@ -165,10 +170,12 @@ def _count(good: DataFrame, bad: DataFrame, contract: ContractSettings) -> Contr
         columns=columns,
         max_bad_fraction=contract.max_bad_fraction,
     )
-    return report.model_copy(update={"problems": _problems(report, contract)})
+    return report.model_copy(update={"problems": _problems(report, good, contract)})
 
 
-def _problems(report: ContractReport, contract: ContractSettings) -> list[str]:
+def _problems(report: ContractReport, good: DataFrame, contract: ContractSettings) -> list[str]:
+    from pyspark.sql import functions as F
+
     found = []
     if report.good < contract.rows.min:
         found.append(f"{report.good:,} good rows, contract.rows.min is {contract.rows.min:,}")
@@ -176,8 +183,11 @@ def _problems(report: ContractReport, contract: ContractSettings) -> list[str]:
         found.append(f"{report.good:,} good rows, contract.rows.max is {contract.rows.max:,}")
     for name, rule in contract.columns.items():
         stats = report.columns.get(name)
-        if rule.distinct_min is not None and stats is not None and (stats.distinct or 0) < rule.distinct_min:
-            found.append(f"{name} has {stats.distinct} distinct values, distinct_min is {rule.distinct_min}")
+        if rule.distinct_min is not None and stats is not None and (stats.distinct or 0) < 2 * rule.distinct_min:
+            values = good.select(f"`{name}`").where(F.col(f"`{name}`").isNotNull()).distinct()
+            exact = values.limit(rule.distinct_min).count()  # the statistic is an estimate
+            if exact < rule.distinct_min:
+                found.append(f"{name} has {exact} distinct values, distinct_min is {rule.distinct_min}")
     return found
 
 
@@ -194,7 +204,10 @@ def _statistics(good: DataFrame) -> tuple[int, dict[str, ColumnStats]]:
         if isinstance(field.dataType, AtomicType) and not isinstance(field.dataType, BinaryType):
             wanted.append(F.approx_count_distinct(column).alias(f"distinct{place}"))
             if not isinstance(field.dataType, BooleanType):
-                wanted += [F.min(column).alias(f"min{place}"), F.max(column).alias(f"max{place}")]
+                least, most = F.min(column), F.max(column)
+                if not isinstance(field.dataType, NumericType):  # Python knows no dates after the year 9999
+                    least, most = least.cast("string"), most.cast("string")
+                wanted += [least.alias(f"min{place}"), most.alias(f"max{place}")]
         if isinstance(field.dataType, NumericType):
             wanted.append(F.avg(column).alias(f"mean{place}"))
     row = good.select(*wanted).first()
@@ -206,7 +219,7 @@ def _statistics(good: DataFrame) -> tuple[int, dict[str, ColumnStats]]:
             nulls=found[f"nulls{place}"],
             distinct=found.get(f"distinct{place}"),
             minimum=_plain(found.get(f"min{place}")),
-            mean=None if found.get(f"mean{place}") is None else float(found[f"mean{place}"]),
+            mean=_finite(found.get(f"mean{place}")),
             maximum=_plain(found.get(f"max{place}")),
         )
         for place, field in enumerate(fields)
@@ -215,4 +228,10 @@ def _statistics(good: DataFrame) -> tuple[int, dict[str, ColumnStats]]:
 
 
 def _plain(value: Any) -> str | float | None:
-    return value if value is None or isinstance(value, str) else float(value) if isinstance(value, int | float) else str(value)
+    """A number as such, anything else as text: decimals, and NaN and infinities, which are not JSON."""
+    number = _finite(value) if isinstance(value, int | float) else None
+    return number if number is not None or value is None else str(value)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

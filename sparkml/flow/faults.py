@@ -10,6 +10,7 @@ _SPACE = re.compile(r"No space left on device|Disk quota exceeded|DiskOutOfSpace
 _DENIED = re.compile(r"Permission denied|AccessControlException|Mkdirs failed|Access Denied|Read-only file system")
 _MEMORY = re.compile(r"java\.lang\.OutOfMemoryError|GC overhead limit exceeded")
 _LOST = re.compile(r"Connection refused|Answer from Java side is empty|SparkContext (?:was|has been) shut ?down|stopped SparkCo")
+_VALUE = re.compile(r"\[(DIVIDE_BY_ZERO|CAST_INVALID_INPUT|CAST_OVERFLOW|ARITHMETIC_OVERFLOW|INVALID_ARRAY_INDEX)[\w.]*\]")
 _CAUSE = re.compile(r"^(?:Caused by: |: )?(?:[\w$]+\.)+\w*(?:Exception|Error): (.+)$", re.MULTILINE)
 _PYTHON = re.compile(r"^(?:sparkml\.errors\.)?(\w+Error): (.+)$", re.MULTILINE)
 
@@ -37,6 +38,10 @@ def explained(error: BaseException, stage: str) -> BaseException:
     ours = _PYTHON.findall(text)
     if ours and ours[-1][0] == "DataError":
         return DataError(f"{stage}: {ours[-1][1]}")
+    if _VALUE.search(text):
+        return DataError(
+            f"{stage}: an expression fails on a row: {cause}", hint="try_cast, try_divide and the like give null instead"
+        )
     return TrainingError(f"{stage}: {cause}") if stage.startswith("train") else LaunchError(f"{stage}: Spark failed: {cause}")
 
 

@@ -37,7 +37,7 @@ SqlType = Annotated[str, AfterValidator(_spark_knows)]
 
 
 def _plain_name(name: str) -> str:
-    if not name or "`" in name or name in {"_corrupt", "_file"}:
+    if not name or "`" in name or name.lower() in {"_corrupt", "_file"}:
         raise ValueError("a column may not be called '_corrupt' or '_file', nor hold a backtick")
     return name
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from sparkml.errors import ConfigError, DataError
 from sparkml.ingest.source import ReadContext, Source
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 _GZIP_SIGNS = ("Unexpected end of input stream", "EOFException", "incorrect header check", "ZipException", "not a gzip file")
 
@@ -30,24 +35,17 @@ def ingest(source: Source, context: ReadContext, target_url: str) -> IngestRepor
     ConfigError
         A ``derive`` expression is not valid over these columns.
     """
-    from pyspark.errors import AnalysisException, PySparkException
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
-    rows = source.read(context)
-    for name, expression in source.options.derive.items():
-        try:
-            rows = rows.withColumn(name, F.when(F.col("_corrupt").isNull(), F.expr(expression)))
-        except AnalysisException as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"source.derive.{name}: {expression!r} is not valid here: {reason}") from None
     try:
-        rows.write.mode("append").parquet(target_url)
-    except PySparkException as error:
-        raise DataError(_reason(error)) from error
-    except Exception as error:
-        if type(error).__module__.startswith("py4j"):
-            raise DataError(_reason(error)) from error
-        raise
+        _derived(source.read(context), source.options.derive).write.mode("append").parquet(target_url)
+    except (PySparkException, Py4JJavaError) as error:
+        reason = _reason(error)
+        if reason is None:  # a full disk, a lost JVM: not the input's fault
+            raise
+        raise DataError(reason) from error
     written = context.spark.read.parquet(target_url)
     counts = written.select(F.count(F.lit(1)).alias("rows"), F.count("_corrupt").alias("corrupt")).first()
     assert counts is not None
@@ -57,13 +55,27 @@ def ingest(source: Source, context: ReadContext, target_url: str) -> IngestRepor
     return IngestReport(rows=counts["rows"], corrupt=counts["corrupt"], columns=columns)
 
 
-def _reason(error: Exception) -> str:
-    import re
+def _derived(rows: DataFrame, expressions: Mapping[str, str]) -> DataFrame:
+    from pyspark.errors import AnalysisException
+    from pyspark.sql import functions as F
 
+    for name, expression in expressions.items():
+        try:
+            rows = rows.withColumn(name, F.when(F.col("_corrupt").isNull(), F.expr(expression)))
+        except AnalysisException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"source.derive.{name}: {expression!r} is not valid here: {reason}") from None
+    return rows
+
+
+def _reason(error: Exception) -> str | None:
+    """What is wrong with the input, when that is what Spark complains about."""
     text = str(error)
     file = re.search(r"(?:file|s3a|hdfs):/[^\s,:;)\]]+", text)
     where = f"{file.group(0).rstrip('.')}: " if file else ""
     if any(sign in text for sign in _GZIP_SIGNS):
         return f"{where}the compressed file is truncated or damaged"
-    own: list[Any] = re.findall(r"(?:DataError|ValueError): (.+)", text)
-    return where + str(own[-1] if own else text.strip().splitlines()[0])
+    own: list[str] = re.findall(r"\b(?:DataError|ValueError): (.+)", text)
+    if own:
+        return own[-1]
+    return where + text.strip().splitlines()[0] if "FAILED_READ_FILE" in text else None

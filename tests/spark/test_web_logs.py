@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import re
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from tests.spark.tiny import Tiny
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-# by eye from the format's description, not the product's expression
-FIELDS = re.compile(r'^(\S+) - - \[(.*?)\] "(\w+) (.*?) HTTP/1\.1" (\d+) (\S+) "(.*?)" "(.*?)"$')
+# by eye from the format's description, not the product's expression; a quoted field ends at a quote without a backslash
+FIELDS = re.compile(r'(\S+) - - \[(.*?)\] "([A-Z]+) (/\S*) HTTP/1\.1" (\d{3}) (\d{1,15}|-) "((?:\\"|[^"])*)" "((?:\\"|[^"])*)"')
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +45,16 @@ def take(spark: SparkSession, logs: WebLogs, folder: Path) -> tuple[DataFrame, d
     return spark.read.parquet(f"file://{folder}/rows"), context.notes
 
 
-def by_pandas(folder: Path, gap: int = 1800) -> tuple[pd.DataFrame, list[str]]:
+def by_pandas(folder: Path, gap: int = 1800) -> tuple[pd.DataFrame, list[bytes]]:
     """Sessions and malformed lines without sparkml: one frame, sorted and grouped."""
     rows, bad = [], []
     for path in sorted(folder.glob("access*")):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         for raw in data.split(b"\n")[:-1]:
-            text = raw.decode(errors="backslashreplace")
-            match = FIELDS.match(text)
-            time = (
-                pd.to_datetime(match[2], format="%d/%b/%Y:%H:%M:%S %z", errors="coerce") if match and text.isascii() else pd.NaT
-            )
-            if match is None or pd.isna(time) or "\\x" in text or '"' in match[8]:
-                bad.append(text)
+            match = FIELDS.fullmatch(raw.decode(errors="replace")) if len(raw) <= 65536 else None
+            time = pd.to_datetime(match[2], format="%d/%b/%Y:%H:%M:%S %z", errors="coerce") if match else pd.NaT
+            if match is None or pd.isna(time) or "\ufffd" in match[0]:
+                bad.append(raw)
             else:
                 rows.append((path.name, match[1], int(time.timestamp()), *match.groups()[2:]))
     frame = pd.DataFrame(rows, columns=["file", "host", "time", "method", "path", "status", "size", "referrer", "agent"])
@@ -92,18 +89,22 @@ def by_pandas(folder: Path, gap: int = 1800) -> tuple[pd.DataFrame, list[str]]:
     )
     found["label"] = found["host"].map(truth)
     found["session_id"] = [
-        f"{zlib.crc32(f'{host} {agent}'.encode()):08x}-{time}"
+        f"{hashlib.blake2b(f'{host} {agent}'.encode(), digest_size=8).hexdigest()}-{time}"
         for host, agent, time in zip(found["host"], found["agent"], found["started"], strict=True)
     ]
     return found.sort_values("session_id").reset_index(drop=True), sorted(bad)
 
 
+def raw_line(text: str) -> bytes:
+    """The bytes of a quarantined line."""
+    return re.sub(rb"\\(\\|x(..))", lambda found: bytes.fromhex(found[2].decode()) if found[2] else b"\\", text.encode())
+
+
 def test_sessions_and_quarantine_equal_an_independent_computation(spark: SparkSession, logs: Path, tmp_path: Path) -> None:
     rows, notes = take(spark, source(logs, split_bytes=100_000), tmp_path)
     wanted, bad = by_pandas(logs)
-    assert sorted(row["_corrupt"] for row in rows.where("_corrupt is not null").collect()) == bad
-    planted = (logs / MALFORMED).read_bytes().split(b"\n")[:-1]
-    assert bad == sorted(raw.decode(errors="backslashreplace") for raw in planted)
+    assert sorted(raw_line(row["_corrupt"]) for row in rows.where("_corrupt is not null").collect()) == bad
+    assert bad == sorted((logs / MALFORMED).read_bytes().split(b"\n")[:-1])
     sessions = rows.where("_corrupt is null").withColumn("started", rows["started"].cast("bigint"))
     found = sessions.toPandas().sort_values("session_id").reset_index(drop=True)
     assert len(found) == len(wanted) > 500
@@ -112,6 +113,8 @@ def test_sessions_and_quarantine_equal_an_independent_computation(spark: SparkSe
             np.testing.assert_allclose(found[column], wanted[column], rtol=1e-9, atol=1e-6, err_msg=column)
         else:
             assert found[column].tolist() == wanted[column].tolist(), column
+    assert (found["servers"] > 1).sum() > 100  # sessions whose lines lie in several files
+    assert found["host"].nunique() < len(found[["host", "agent"]].drop_duplicates())
     assert notes["lines"] == {"read": 20_000, "malformed": 200, "sessions": len(wanted)}
 
 
@@ -138,6 +141,7 @@ def test_the_checkpoint_truncates_the_lineage(spark: SparkSession, logs: Path, t
     assert any("ReliableCheckpointRDD" in line for line in after)
     assert not any("ShuffledRDD" in line for line in after)
     assert any((tmp_path / "checkpoint").rglob("part-*"))  # a reliable one, in the folder it was given
+    assert spark.sparkContext.getCheckpointDir() is None  # nobody else writes there afterwards
 
 
 def test_a_pause_ends_a_session_only_when_longer_than_the_gap(spark: SparkSession, tmp_path: Path) -> None:
@@ -145,10 +149,10 @@ def test_a_pause_ends_a_session_only_when_longer_than_the_gap(spark: SparkSessio
         return f'192.0.2.1 - - [02/Mar/2026:10:{minute:02d}:{second:02d} +0000] "GET /p{minute} HTTP/1.1" 200 10 "-" "{agent}"\n'
 
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.log").write_text(line(0, 0) + line(10, 0) + line(20, 1) + line(20, 1, "b") + line(5, 0))
+    (tmp_path / "in" / "a.log").write_text(line(0, 0) + line(15, 0) + line(25, 1) + line(25, 1, "b") + line(5, 0))
     rows, _ = take(spark, source(tmp_path / "in", gap_minutes=10), tmp_path / "out")
     found = {(row["agent"], row["started"].minute): (row["requests"], row["duration"], row["label"]) for row in rows.collect()}
-    assert found == {("a", 0): (3, 600.0, None), ("a", 20): (1, 0.0, None), ("b", 20): (1, 0.0, None)}
+    assert found == {("a", 0): (3, 900.0, None), ("a", 25): (1, 0.0, None), ("b", 25): (1, 0.0, None)}
 
 
 def test_too_many_malformed_lines_stop_the_run(spark: SparkSession, logs: Path, tmp_path: Path) -> None:
@@ -156,10 +160,33 @@ def test_too_many_malformed_lines_stop_the_run(spark: SparkSession, logs: Path, 
         take(spark, source(logs, max_malformed_fraction=0.009), tmp_path)
 
 
-def test_labels_without_their_columns_are_refused(spark: SparkSession, logs: Path, tmp_path: Path) -> None:
-    (tmp_path / "truth.csv").write_text("client,is\n1,2\n")
-    with pytest.raises(DataError, match="must have the columns host and label, it has client, is"):
+WRONG_LABELS = {
+    b"client,is\n1,2\n": "must have the columns host and label, it has client, is",
+    b"host,label\n192.0.2.1,bot\n192.0.2.2\n": r"truth\.csv, line 3: needs a host and its label, found '192\.0\.2\.2' and None",
+    b"host,label\n192.0.2.1,bot\n192.0.2.1,human\n": "line 3: the host 192.0.2.1 is 'human' here and 'bot' before",
+    b"host,label\n192.0.2.1,b\xf6t\n": r"truth\.csv is not UTF-8 text",
+}
+
+
+@pytest.mark.parametrize("content", WRONG_LABELS, ids=["columns", "short", "two labels", "latin-1"])
+def test_wrong_labels_are_refused(spark: SparkSession, logs: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "truth.csv").write_bytes(content)
+    with pytest.raises(DataError, match=WRONG_LABELS[content]):
         take(spark, source([logs / "access-00.log", tmp_path / "truth.csv"]), tmp_path / "out")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(spark: SparkSession, logs: Path, tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_bytes(b"\xef\xbb\xbf" + (logs / "truth.csv").read_bytes())
+    rows, _ = take(spark, source([logs / "access-00.log", tmp_path / "truth.csv"]), tmp_path / "out")
+    assert rows.where("_corrupt is null and label is null").count() == 0
+
+
+def test_a_damaged_gzip_is_named(spark: SparkSession, logs: Path, tmp_path: Path) -> None:
+    whole = (logs / "access-04.log.gz").read_bytes()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.log.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a\.log\.gz: the compressed file is truncated or damaged$"):
+        take(spark, source(tmp_path / "in"), tmp_path / "out")
 
 
 def test_labels_alone_are_no_logs(logs: Path) -> None:
@@ -183,3 +210,11 @@ def test_the_pipeline_generates_runs_and_cleans_its_checkpoint(tiny: Tiny) -> No
     assert record["result"]["candidates"]["forest"]["auc"]["value"] > 0.8
     again = tiny.json("run", "logs", "--set", small)
     assert {stage["status"] for stage in again["stages"]} == {"skipped"}
+    quiet = tiny.root / "quiet"
+    quiet.mkdir()
+    (log,) = (tiny.root / "cache" / "sparkml" / "generated").glob("*/access-00.log")
+    (quiet / "new.log").write_bytes(log.read_bytes())
+    tiny.run("score", "logs@champion", str(quiet), str(tiny.root / "scored"))  # no truth.csv
+    scored = pd.read_parquet(tiny.root / "scored")
+    assert len(scored) > 20
+    assert set(scored["predicted"]) <= {"bot", "human"}

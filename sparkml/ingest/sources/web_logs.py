@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from pydantic import Field, model_validator
 from sparkml.errors import DataError
 from sparkml.ingest.files import fsspec_url
 from sparkml.ingest.source import FileOptions, ReadContext, Source
-from sparkml.ingest.weblog.generate import TRUTH, Generate, generate
+from sparkml.ingest.weblog.generate import TRUTH, VERSION, Generate, generate
 from sparkml.ingest.weblog.lines import SPLIT_BYTES, splits
 from sparkml.lineage.fingerprint import fingerprint
 
@@ -70,7 +72,7 @@ class WebLogs(Source):
         """Where generated logs lie: a folder in the user's cache that is named by what was generated."""
         if self.options.path or self.options.downloads or self.options.generate is None:
             return None
-        mark = fingerprint(self.options.generate.model_dump())
+        mark = fingerprint([VERSION, self.options.generate.model_dump()])
         return Path(platformdirs.user_cache_path("sparkml")) / "generated" / f"web-logs-{mark}"
 
     def identity(self) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class WebLogs(Source):
 
         found = self.files()
         logs = [path for path in found if path.rpartition("/")[2] != self.options.labels]
-        labels = {host: label for path in found if path not in logs for host, label in _labels(path).items()}
+        labels = _labels([path for path in found if path not in logs])
         pieces = splits([(path, _size(path)) for path in logs], self.options.split_bytes)
         spark = context.spark.sparkContext
         rows = session_rows(spark, pieces, labels, gap_seconds=round(self.options.gap_minutes * 60))
@@ -92,8 +94,9 @@ class WebLogs(Source):
 
         spark.setCheckpointDir(context.scratch_url)
         rows.persist(StorageLevel.DISK_ONLY).checkpoint()  # persisted: otherwise the checkpoint computes everything again
-        sessions, requests, malformed = rows.map(_counts).fold((0, 0, 0), _add)
+        sessions, requests, malformed = _counted(rows)
         rows.unpersist()
+        spark.setCheckpointDir(None)  # type: ignore[arg-type]  # trainers would go on writing into a folder that is removed
         context.notes["rdd_lineage_after_checkpoint"] = _lineage(rows)
         context.notes["lines"] = {"read": requests + malformed, "malformed": malformed, "sessions": sessions}
         self._check(requests, malformed, rows)
@@ -108,6 +111,19 @@ class WebLogs(Source):
                 f"{self.options.max_malformed_fraction:.2%}; for example {example[:200]!r}",
                 hint="are these logs in the combined log format?",
             )
+
+
+def _counted(rows: Any) -> tuple[int, int, int]:
+    """Compute all rows; return the numbers of sessions, requests and malformed lines. A task's `DataError` is raised as such."""
+    from py4j.protocol import Py4JJavaError
+
+    try:
+        return rows.map(_counts).fold((0, 0, 0), _add)  # type: ignore[no-any-return]
+    except Py4JJavaError as error:
+        own = re.search(r"\bDataError: (.+)", str(error))
+        if own is None:
+            raise
+        raise DataError(own[1]) from None
 
 
 def _counts(row: tuple[Any, ...]) -> tuple[int, int, int]:
@@ -128,10 +144,28 @@ def _size(path: str) -> int:
     return int(fs.size(inside))
 
 
-def _labels(path: str) -> dict[str, str]:
-    fs, inside = fsspec.url_to_fs(fsspec_url(path))
-    with fs.open(inside, "rb") as raw:
-        reader = csv.DictReader(io.TextIOWrapper(raw, "utf-8"))
-        if reader.fieldnames is None or not {"host", "label"} <= set(reader.fieldnames):
-            raise DataError(f"{path} must have the columns host and label, it has {', '.join(reader.fieldnames or [])}")
-        return {row["host"]: row["label"] for row in reader}
+def _labels(paths: Sequence[str]) -> dict[str, str]:
+    """Return the label of each host.
+
+    Raises
+    ------
+    DataError
+        A file lacks a column, a row lacks a value, or a host has two labels.
+    """
+    known: dict[str, str] = {}
+    for path in paths:
+        fs, inside = fsspec.url_to_fs(fsspec_url(path))
+        try:
+            with fs.open(inside, "rb") as raw:
+                reader = csv.DictReader(io.TextIOWrapper(raw, "utf-8-sig"))
+                if reader.fieldnames is None or not {"host", "label"} <= set(reader.fieldnames):
+                    raise DataError(f"{path} must have the columns host and label, it has {', '.join(reader.fieldnames or [])}")
+                for row in reader:
+                    host, label, where = row["host"], row["label"], f"{path}, line {reader.line_num}"
+                    if not host or not label:
+                        raise DataError(f"{where}: needs a host and its label, found {host!r} and {label!r}")
+                    if known.setdefault(host, label) != label:
+                        raise DataError(f"{where}: the host {host} is {label!r} here and {known[host]!r} before")
+        except UnicodeDecodeError:
+            raise DataError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
+    return known

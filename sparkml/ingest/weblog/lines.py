@@ -18,12 +18,16 @@ from sparkml.errors import DataError
 from sparkml.ingest.files import fsspec_url
 
 SPLIT_BYTES = 32 << 20
+LONGEST_LINE = 64 << 10  # bytes; servers refuse requests that would make a longer one
 
+_TEXT = r'[^"\\]*(?:\\.[^"\\]*)*'  # servers write a quote inside a field as \" and a control character as \n or \x07
 _LINE = re.compile(
-    r'(?P<host>[0-9A-Fa-f.:]+|[\w.-]+) \S+ \S+ \[(?P<time>[^\]]{26})\] "(?P<method>[A-Z]+) (?P<path>/[^ "]*) HTTP/[0-9.]+" '
-    r'(?P<status>[1-5][0-9]{2}) (?P<bytes>[0-9]+|-) "(?P<referrer>[^"]*)" "(?P<agent>[^"]*)"'
+    r"(?P<host>[0-9A-Fa-f.:]+|[\w.-]+) \S+ \S+ \[(?P<time>[^\]]{26})\] "
+    r'"(?P<method>[A-Z]+) (?P<path>\*|/[^ "\\]*(?:\\.[^ "\\]*)*) HTTP/[0-9.]+" '
+    rf'(?P<status>[1-5][0-9]{{2}}) (?P<bytes>[0-9]{{1,15}}|-) "(?P<referrer>{_TEXT})" "(?P<agent>{_TEXT})"',
+    re.ASCII,
 )
-_TIME = re.compile(r"(\d\d)/([A-Z][a-z]{2})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
+_TIME = re.compile(r"(\d\d)/([A-Z][a-z]{2})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)([0-5]\d)", re.ASCII)
 _MONTHS = {
     name: n + 1 for n, name in enumerate(("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"))
 }
@@ -52,6 +56,8 @@ class Split(NamedTuple):
 
 def parse(raw: bytes) -> Request | None:
     """Return the request of a line, or None when it is not a well-formed line of the combined log format in UTF-8."""
+    if len(raw) > LONGEST_LINE:
+        return None
     try:
         match = _LINE.fullmatch(raw.decode())
     except UnicodeDecodeError:
@@ -75,14 +81,15 @@ def _seconds(text: str) -> int | None:
     try:
         zone = timezone(-offset if match[7] == "-" else offset)
         day, year, hour, minute, second = (int(match[place]) for place in (1, 3, 4, 5, 6))
-        return int(datetime(year, _MONTHS[match[2]], day, hour, minute, second, tzinfo=zone).astimezone(UTC).timestamp())
-    except ValueError:
+        time = int(datetime(year, _MONTHS[match[2]], day, hour, minute, second, tzinfo=zone).astimezone(UTC).timestamp())
+    except (ValueError, OverflowError):
         return None
+    return time if time >= 0 else None
 
 
 def readable(raw: bytes) -> str:
-    """Return a raw line as text without loss: what is not UTF-8 becomes ``\\xNN``."""
-    return raw.decode(errors="backslashreplace")
+    """Return a raw line as text without loss: a byte that is not UTF-8 becomes ``\\xNN``, and a backslash becomes two."""
+    return raw.replace(b"\\", b"\\\\").decode(errors="backslashreplace")
 
 
 def splits(files: list[tuple[str, int]], split_bytes: int = SPLIT_BYTES) -> list[Split]:

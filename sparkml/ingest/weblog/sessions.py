@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -73,7 +74,7 @@ class _Session:
         agent = self.first.agent.lower()
         client = f"{self.first.host} {self.first.agent}"
         return (
-            f"{zlib.crc32(client.encode()):08x}-{self.first.time}",
+            f"{hashlib.blake2b(client.encode(), digest_size=8).hexdigest()}-{self.first.time}",
             self.first.host,
             self.first.agent,
             labels.get(self.first.host),

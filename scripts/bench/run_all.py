@@ -1,0 +1,60 @@
+"""Every benchmark of this folder, one after another, each in a process of its own; one table and one JSON file of them all.
+
+A benchmark is a script here that is neither the harness nor a bare counterpart (``bare_*.py``); a new one is entered nowhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
+
+from scripts.bench.harness import Result, describe_machine, show, write
+
+NOT_BENCHMARKS = {"harness", "run_all", "__init__"}
+
+
+def benchmarks(folder: Path) -> list[Path]:
+    """Return the benchmark scripts of a folder by name."""
+    return [path for path in sorted(folder.glob("*.py")) if path.stem not in NOT_BENCHMARKS and not path.stem.startswith("bare_")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--json", metavar="FILE", help="write all results there as a list of {name, value, unit, target, ok}")
+    arguments = parser.parse_args()
+    results: list[Result] = []
+    print(f"{describe_machine()}; load {os.getloadavg()[0]:.1f} before", flush=True)
+    with tempfile.TemporaryDirectory(prefix="sparkml-bench-") as folder:
+        for path in benchmarks(Path(__file__).parent):
+            print(f"\n== {path.stem}", flush=True)
+            results += _results(path, Path(folder, f"{path.stem}.json"), arguments.quick)
+    print(f"\n== all; load {os.getloadavg()[0]:.1f} after")
+    show(results)
+    if arguments.json:
+        write(results, arguments.json)
+    missed = [result.name for result in results if result.ok is False]
+    print(f"{len(missed)} targets missed: {', '.join(missed)}" if missed else "every target is met")
+    return int(bool(missed))
+
+
+def _results(path: Path, out: Path, quick: bool) -> list[Result]:
+    """Run one benchmark; a script that breaks counts as missed, and the others still run."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, str(path), "--json", str(out), *(["--quick"] if quick else [])], check=False)
+    print(f"({time.monotonic() - began:.0f} s)", flush=True)
+    if not out.exists():
+        return [Result(f"{path.stem}: ended without results", done.returncode, "exit code", "0", False)]
+    return [Result(**item) for item in json.loads(out.read_text())]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
