@@ -166,7 +166,7 @@ def test_a_file_that_is_another_one_stops_at_its_first_record(
     ("options", "message"),
     [
         ({"columns": {"_corrupt": "string"}}, "may not be called"),
-        ({"columns": {"_File": "string"}}, "'_file' and '_File' differ in case only"),
+        ({"columns": {"_File": "string"}}, "may not be called"),
         ({"columns": {"id": "string", "ID": "string"}}, "'id' and 'ID' differ in case only"),
         ({"columns": {"a`b": "string"}}, "backtick"),
         ({"quote": ""}, "at least 1 character"),

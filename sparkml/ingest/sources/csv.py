@@ -49,7 +49,7 @@ class CsvOptions(FileOptions):
     def _unambiguous(self) -> CsvOptions:
         if self.quote in self.delimiter or self.comment in (self.delimiter, self.quote):
             raise ValueError(f"delimiter {self.delimiter!r}, quote {self.quote!r} and comment {self.comment!r} must differ")
-        taken = {"_corrupt": "_corrupt", "_file": "_file"}
+        taken: dict[str, str] = {}
         for name in self.columns:
             if (other := taken.setdefault(name.lower(), name)) != name:
                 raise ValueError(f"columns {other!r} and {name!r} differ in case only, which Spark does not tell apart")
