@@ -24,7 +24,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
 
-RANKS, EPOCHS, BATCH, RATE = 2, 40, 32, 0.002
+RANKS, EPOCHS, BATCH, RATE = 2, 30, 32, 0.002
+IMAGE = (8, 8, 1)
 METRICS = ["accuracy", "macro_f1", "log_loss", "auc", "brier", "calibration_error"]
 seconds: dict[str, float] = {}
 
@@ -162,8 +163,13 @@ def _train(rank: int, out: str) -> bytes:
 
     keras.utils.set_random_seed(7)
     layers = keras.layers
-    hidden = [layer for units in (128, 64) for layer in (layers.Dense(units, activation="relu"), layers.Dropout(0.2))]
-    net = keras.Sequential([keras.Input((64,)), *hidden, layers.Dense(10, activation="softmax")])
+    blocks = [
+        layer
+        for filters in (32, 64)
+        for layer in (layers.Conv2D(filters, 3, padding="same", activation="relu"), layers.MaxPooling2D(2))
+    ]
+    head = [layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dropout(0.25), layers.Dense(10, activation="softmax")]
+    net = keras.Sequential([keras.Input(IMAGE), *blocks, *head])
     optimizer = keras.optimizers.Adam(RATE)
     optimizer.build(net.trainable_variables)
     hvd.broadcast_variables([variable.value for variable in net.variables], root_rank=0)
@@ -203,7 +209,7 @@ def _own_rows(folder: str, rank: int) -> tuple[Any, Any]:
 
     path = sorted(Path(folder).glob("part-*.parquet"))[rank]
     table = pq.read_table(path)
-    return np.stack(table["x"].to_numpy()).astype(np.float32), table["label"].to_numpy().astype(np.float32)
+    return np.stack(table["x"].to_numpy()).astype(np.float32).reshape(-1, *IMAGE), table["label"].to_numpy().astype(np.float32)
 
 
 def with_net(rows: Any, body: bytes) -> Any:
@@ -221,7 +227,7 @@ def with_net(rows: Any, body: bytes) -> Any:
             net = keras.models.load_model(f"{folder}/net.keras")
         return lambda x: np.asarray(net(x, training=False))
 
-    predict = predict_batch_udf(make, return_type=ArrayType(FloatType()), batch_size=512, input_tensor_shapes=[[64]])
+    predict = predict_batch_udf(make, return_type=ArrayType(FloatType()), batch_size=512, input_tensor_shapes=[list(IMAGE)])
     made = rows.withColumn("outputs", predict(vector_to_array(rows["features"], "float32")).cast("array<double>"))
     best = F.array_position("outputs", F.array_max("outputs")).cast("double") - 1.0
     return made.withColumns({"probability": array_to_vector(F.col("outputs")), "prediction": best}).drop("outputs")
