@@ -49,6 +49,8 @@ Force = Annotated[bool, typer.Option("--force", help="Do the selected stages aga
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log on the terminal too.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; starts no JVM and writes nothing.")]
 
+Resume = Annotated[str | None, typer.Option("--resume", metavar="RUN_ID", help="Take up a failed or killed run.")]
+
 
 def main() -> NoReturn:
     """Run the command line; every error a user can cause ends with its message, its hint and its exit code."""
@@ -61,15 +63,20 @@ def main() -> NoReturn:
     except typer.TyperException as error:  # wrong usage: typer's own message
         print(f"error: {error.format_message()}\n  -> sparkml --help", file=sys.stderr)
         code = error.exit_code
+        _failed_json(as_json, code, error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted; finished stages are kept", file=sys.stderr)
         code = 130
+        _failed_json(as_json, code, "interrupted")
     except Exception as error:
-        traceback.print_exc()
-        print(f"internal error: {error}\nThis is a bug in sparkml: please report it with the lines above.", file=sys.stderr)
-        if as_json:
-            _print_json({"schema_version": 1, "status": "failed", "exit_code": 1, "error": str(error), "hint": None})
+        from sparkml.config import redact
+
+        print(redact(traceback.format_exc()), file=sys.stderr)
+        print(
+            redact(f"internal error: {error}\nThis is a bug in sparkml: please report it with the lines above."), file=sys.stderr
+        )
         code = 1
+        _failed_json(as_json, code, str(error))
     sys.stdout.flush()
     sys.exit(code or 0)
 
@@ -79,10 +86,15 @@ def _complain(error: SparkmlError, as_json: bool) -> None:
 
     kind = EXIT_CODES[error.exit_code]
     print(f"error: {redact(str(error))}\n(exit code {error.exit_code}: {kind})", file=sys.stderr)
+    _failed_json(as_json, error.exit_code, error.message, error.hint)
+
+
+def _failed_json(as_json: bool, exit_code: int, error: str, hint: str | None = None) -> None:
+    from sparkml.config import redact
+
     if as_json:
-        _print_json(
-            {"schema_version": 1, "status": "failed", "exit_code": error.exit_code, "error": error.message, "hint": error.hint}
-        )
+        found = {"error": redact(error), "hint": None if hint is None else redact(hint)}
+        _print_json({"schema_version": 1, "status": "failed", "exit_code": exit_code, **found})
 
 
 def _print_json(value: Any) -> None:
@@ -102,7 +114,7 @@ def run(
     only: Annotated[str | None, typer.Option("--only", help="Run this stage alone.")] = None,
     force: Force = False,
     dry_run: DryRun = False,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN_ID", help="Take up a failed or killed run.")] = None,
+    resume: Resume = None,
     assignments: Set = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -198,11 +210,12 @@ def _stage_command(stage: str, help_text: str) -> None:
         data: Data = None,
         force: Force = False,
         dry_run: DryRun = False,
+        resume: Resume = None,
         assignments: Set = None,
         as_json: Json = False,
         verbose: Verbose = False,
     ) -> None:
-        _run(pipeline, env, data, stage, stage, force, dry_run, None, assignments, as_json, verbose)
+        _run(pipeline, env, data, stage, stage, force, dry_run, resume, assignments, as_json, verbose)
 
 
 for _stage, _help in {

@@ -28,7 +28,9 @@ from sparkml.errors import ConfigError
 
 ENV_PREFIX = "SPARKML__"
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
-_SECRET_KEY = re.compile(r"(pass(word|wd)?|secret|token|credential|api[_.-]?key|access[_.-]?key)([._-]|$)", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"(pass(word|wd)?|secret|token|credential|(api|access|private|account)[_.-]?key)([._-]|$)", re.IGNORECASE
+)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9])?")
 
 
@@ -264,7 +266,11 @@ def load_layers(pipeline: Path | None, env: str | None, assignments: Iterable[st
     for name, raw in sorted(os.environ.items()):
         if name.startswith(ENV_PREFIX):
             path = _match_case(name[len(ENV_PREFIX) :].lower().replace("__", "."), layered.values)
-            layered.add(_nested(path, yaml.safe_load(raw)), {path: Origin(f"environment variable {name}")})
+            try:
+                value = yaml.safe_load(raw)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"the environment variable {name} is not a YAML value: {error}") from None
+            layered.add(_nested(path, value), {path: Origin(f"environment variable {name}")})
     for text in assignments:
         path, value = parse_assignment(text)
         layered.add(_nested(path, value), {path: Origin("--set")})
@@ -323,7 +329,12 @@ def _refuse_literal_secrets(values: Any, path: str, layered: Layered) -> None:
     if isinstance(values, Mapping):
         for key, value in values.items():
             _refuse_literal_secrets(value, f"{path}.{key}" if path else str(key), layered)
-    elif isinstance(values, str) and values and looks_secret(path.rpartition(".conf.")[2]) and not _REFERENCE.fullmatch(values):
+    elif (
+        values not in (None, "")
+        and not isinstance(values, bool)
+        and looks_secret(path.rpartition(".conf.")[2])
+        and not _REFERENCE.fullmatch(str(values))
+    ):
         raise ConfigError(
             f"{layered.origin(path) or 'settings'}: {path}: a secret stands in the settings (not shown)",
             hint="keep it in an environment variable or a file and write ${env:NAME} or ${file:PATH} here",

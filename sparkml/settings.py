@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sparkml.config import Layered, Name, Options, Origin, load_layers, validate
+from sparkml.config import Layered, Name, Options, Origin, load_layers, suggest, validate
 from sparkml.contract.settings import ContractSettings
 from sparkml.evaluate.settings import EvaluateSettings
 from sparkml.features.settings import FeatureSettings, SplitSettings, TargetSettings
@@ -65,6 +65,16 @@ class Settings(RunSettings):
     evaluate: EvaluateSettings = EvaluateSettings()
     registration: RegisterSettings = Field(RegisterSettings(), alias="register")
     score: ScoreSettings = ScoreSettings()
+
+    @model_validator(mode="after")
+    def _metrics_are_evaluated(self) -> Settings:
+        known = [metric.plugin_name() for metric in self.evaluate.for_task(self.target.task)]
+        named = {"register.metric": self.registration.metric}
+        named |= {f"register.gates.{number}.metric": gate.metric for number, gate in enumerate(self.registration.gates)}
+        for path, name in named.items():
+            if name is not None and name not in known:
+                raise ValueError(f"{path}: {name!r} is not among the metrics that are evaluated; {suggest(name, known)}")
+        return self
 
     @model_validator(mode="after")
     def _slices_are_kept(self) -> Settings:

@@ -51,6 +51,7 @@ def session(
     LaunchError
         Java is missing or the JVM did not start.
     """
+    from pyspark import SparkConf
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -62,9 +63,11 @@ def session(
     if master is not None:
         builder = builder.master(master)
     settings = {**DEFAULTS, **(conf or {})}
-    if (master or "local[*]").startswith("local"):
-        settings.setdefault("spark.driver.bindAddress", "127.0.0.1")  # a laptop's driver has no business on the network
-        settings.setdefault("spark.driver.host", "127.0.0.1")
+    submitted = SparkConf()  # what spark-submit decided
+    if (master or submitted.get("spark.master", None) or "local[*]").startswith("local"):
+        for key in ("spark.driver.bindAddress", "spark.driver.host"):  # a laptop's driver has no business on the network
+            if not submitted.contains(key):
+                settings.setdefault(key, "127.0.0.1")
     for key in settings:
         if looks_secret(key) and key != _REGEX:
             settings[_REGEX] += f"|{key.rpartition('.')[2]}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparkml.errors import DataError
+from sparkml.errors import DataError, StorageError
 from sparkml.shards.schema import Column
 from sparkml.shards.writer import FILE_REPORT, rows_per_group, write_shard
 from sparkml.storage import Manifest, Store
@@ -36,7 +36,7 @@ def as_shards(df: DataFrame, store: Store, path: str, columns: Sequence[str], gr
     columns
         Scalars and strings stay as they are; vectors and arrays of numbers become float32 tensors of one shape.
     group_rows
-        Rows per row group: the unit that ranks are assigned. About 64 MiB when None, and at least four groups per partition.
+        Rows per row group: the unit that ranks are assigned. Never more than about 64 MiB.
 
     Raises
     ------
@@ -46,13 +46,18 @@ def as_shards(df: DataFrame, store: Store, path: str, columns: Sequence[str], gr
     if store.exists(f"{path}/_MANIFEST.json"):
         return store.manifest(path)
     prepared, specs = _prepared(df, columns)
-    groups = group_rows or rows_per_group(specs)
+    groups = min(group_rows or 1 << 20, rows_per_group(specs))
     with store.stage() as staging:
         write = partial(_write_partition, root=store.root, folder=staging.path, columns=specs, group_rows=groups)
         files = _in_hash_order(prepared).mapInArrow(write, FILE_REPORT).collect()  # one small row per file
         if not files:
             raise DataError("there are no rows to train on")
         wanted = {file.path for file in files}
+        if lost := wanted - set(store.files(staging.path)):
+            raise StorageError(
+                f"{len(lost)} of {len(wanted)} shards that tasks wrote to {staging.url} are not there for the driver",
+                hint="the store (or checkpointDir) must be a folder that all hosts share, such as hdfs:// or s3a://",
+            )
         for name in store.files(staging.path):  # what failed attempts of a task left behind
             if name.endswith(".parquet") and name not in wanted:
                 store.remove(f"{staging.path}/{name}")

@@ -142,7 +142,8 @@ def _check_rows(frame: DataFrame, classes: list[str]) -> tuple[int, str]:
         bad("prediction").alias("prediction"),
         F.coalesce(F.max(size), F.lit(0)).alias("longest"),
         F.coalesce(F.min(size), F.lit(0)).alias("shortest"),
-        F.coalesce(F.bit_xor("key"), F.lit(0)).alias("checksum"),
+        # a sum, not an exclusive or: keys may occur twice; with the label: other labels are another test
+        F.coalesce(F.sum(F.xxhash64("key", "label").cast("decimal(38,0)")), F.lit(0)).alias("checksum"),
     ).first()
     assert found is not None
     if not found["rows"]:
@@ -155,7 +156,7 @@ def _check_rows(frame: DataFrame, classes: list[str]) -> tuple[int, str]:
     if found["longest"] > len(classes) or found["longest"] != found["shortest"]:
         sizes = f"{found['shortest']} to {found['longest']}"
         raise DataError(f"the model gives {sizes} probabilities per row, there are {len(classes)} classes")
-    return found["rows"], f"{found['checksum'] % 2**64:016x}"
+    return found["rows"], f"{int(found['checksum']) % 2**64:016x}"
 
 
 def _slice_counts(frame: DataFrame, position: int, most: int) -> dict[str, int]:
@@ -273,7 +274,7 @@ def _worst(frame: DataFrame, count: int, key_cols: list[str], classification: bo
     probability = predicted = nothing
     if "probability" in frame.columns:
         # a class that the model never saw has no column: null there means 0
-        at = "coalesce(element_at(probability, cast({} as int) + 1), 0d)"
+        at = "coalesce(try_element_at(probability, cast({} as int) + 1), 0d)"
         probability, predicted = F.expr(at.format("label")), F.expr(at.format("prediction"))
     if classification:
         order = [probability.asc(), predicted.desc()] if "probability" in frame.columns else []

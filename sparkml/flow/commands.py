@@ -11,6 +11,7 @@ import yaml
 from sparkml.config import suggest
 from sparkml.errors import ConfigError, SparkmlError, StorageError
 from sparkml.flow.engine import Engine, Selection
+from sparkml.flow.faults import explained
 from sparkml.flow.scoring import score_files
 from sparkml.ingest.files import InputFile, scan
 from sparkml.lineage.records import RunRecord, all_runs, load_run, now, save_run, start_run
@@ -36,7 +37,10 @@ def score_command(
     settings = load_run_settings(env, assignments)
     store = Store(settings.store)
     version = Registry(store).resolve(model)
-    override = yaml.safe_load(source) if source else {}
+    try:
+        override = yaml.safe_load(source) if source else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--source {source!r} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(override, dict):
         raise ConfigError(f"--source {source!r} must be a YAML mapping", hint="--source '{type: parquet}'")
     run = start_run(version.bundle.pipeline, env, settings.model_dump(mode="json"), {})
@@ -47,8 +51,11 @@ def score_command(
             run.status, run.ended = "done", now()
             save_run(store, run)
         except BaseException as error:
-            engine.fail(error)
-            raise
+            shown = explained(error, "score")
+            engine.fail(shown)
+            if shown is error:
+                raise
+            raise shown from error
     return {
         "schema_version": 1,
         "run_id": run.run_id,
@@ -94,7 +101,7 @@ def _seconds(run: RunRecord) -> float | None:
 def _outcome(run: RunRecord) -> str:
     if run.shown_status() in {"failed", "killed", "interrupted"}:
         reason = run.error.splitlines()[0][:60] if run.error else "the process is gone"
-        return f"{reason}; sparkml run {run.pipeline} --resume {run.run_id}"
+        return f"{reason}; {run.resume}" if run.resume else reason
     decision = run.result.get("decision")
     return f"{run.result.get('version') or decision['candidate']} {decision['outcome']}" if decision else ""
 
@@ -151,6 +158,8 @@ def lineage_tree(what: str, env: str | None, assignments: list[str]) -> Node:
         return trace(store, version.path, version.label, raw_file_state)
     if what.startswith(f"{store.root}/"):
         path = what.removeprefix(f"{store.root}/")
+        if not store.exists(f"{path}/_MANIFEST.json"):
+            raise ConfigError(f"{what} is no artifact of the store: it has no _MANIFEST.json", hint="sparkml models")
         return trace(store, path, path.split("/")[-2], raw_file_state)
     output = Store(what)
     if not output.exists("_MANIFEST.json"):

@@ -237,8 +237,7 @@ class Engine:
             return self.store.manifest(path)
         except StorageError as error:
             self.board.line(f"warning: {error.message}; it is made again")
-            self.store.remove(path)
-            return None
+            return None  # and stays until publish has something to put in its place
 
     def _why(self, record: StageRecord) -> str:
         """What changed since the last run of this stage, in words."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sparkml import plugins
-from sparkml.errors import DataError
+from sparkml.errors import ConfigError, DataError
 from sparkml.evaluate.evaluation import Evaluation, compare
 from sparkml.features.report import FeaturesReport
-from sparkml.features.settings import SplitSettings
 from sparkml.flow.engine import Artifact, Engine
 from sparkml.flow.pipeline import Trained
 from sparkml.flow.scoring import predict
@@ -46,13 +46,17 @@ class Registration:
         )
         winner = next(item for item in trained if item.name == chosen.name)
         known = self.registry.find(self.name, winner.model.fingerprint)
-        if known is not None and not (self.engine.selection.force and self.engine.selection.wanted("register")):
+        wanted = self.engine.selection.wanted("register")
+        if known is not None and not (self.engine.selection.force and wanted):
             return self._known(winner, known), known
-        began = now()
+        if not wanted:
+            raise ConfigError(
+                f"the selected model {winner.name} is not registered yet, and register is left out", hint="--from register"
+            )
+        began, start = now(), time.monotonic()
         with self.engine.board.stage("register") as progress:
             champion = self.champion() if "champion" in self.registry.aliases(self.name) else None
-            difference = self._difference(evaluations[winner.name], champion, good) if champion else None
-            decision = decide(winner.name, self.metric, champion.label if champion else None, difference, better)
+            decision = self._decide(evaluations[winner.name], winner.name, champion, good, better)
             version = None if decision.outcome == "rejected" else self._publish(winner, features, good, decision)
             progress.note(f"{version.label if version else 'nothing'} as {decision.outcome}: {decision.reason}")
         self.engine.add_record(
@@ -60,7 +64,7 @@ class Registration:
                 stage="register",
                 status="ran",
                 started=began,
-                seconds=0.0,
+                seconds=round(time.monotonic() - start, 3),
                 fingerprint=winner.model.fingerprint,
                 artifact=self.store.url(version.path) if version else "",
                 settings=self.settings.registration.model_dump(mode="json"),
@@ -70,7 +74,20 @@ class Registration:
         )
         return decision, version
 
+    def _decide(self, candidate: Evaluation, name: str, champion: ModelVersion | None, good: Artifact, better: bool) -> Decision:
+        from pyspark.errors import AnalysisException
+
+        if champion is None:
+            return decide(name, self.metric, None, None, better)
+        try:
+            difference = self._difference(candidate, champion, good)
+        except (DataError, ConfigError, AnalysisException) as error:  # other classes or columns than it was made for
+            why = str(error).strip().splitlines()[0]
+            return Decision(name, "champion", f"{champion.label} cannot be evaluated on this data and is replaced: {why}")
+        return decide(name, self.metric, champion.label, difference, better)
+
     def _known(self, winner: Trained, known: ModelVersion) -> Decision:
+        self._point_aliases(known)
         aliases = [alias for alias, version in self.registry.aliases(self.name).items() if version == known.version]
         outcome = "champion" if "champion" in aliases else "challenger"
         reason = f"the selected model {winner.name} is {known.label} already" + (f" ({', '.join(aliases)})" if aliases else "")
@@ -87,6 +104,15 @@ class Registration:
             )
         )
         return Decision(winner.name, "champion" if outcome == "champion" else "challenger", reason)
+
+    def _point_aliases(self, known: ModelVersion) -> None:
+        """Do what a run that was killed after publishing the version did not come to: point its alias."""
+        if any(move["version"] == known.version for move in self.registry.alias_history(self.name)):
+            return
+        decision, when, run_id = known.manifest.extra["decision"], now(), self.engine.run.run_id
+        self.registry.set_alias(
+            self.name, decision["outcome"], known.version, run_id=run_id, when=when, reason=decision["reason"]
+        )
 
     def champion(self, alias: str = "champion") -> ModelVersion:
         """Return the version an alias of this pipeline's model points to."""
@@ -116,8 +142,7 @@ class Registration:
         return evaluate(predictions, self.settings.evaluate, self.settings.target.task, classes, keys)
 
     def _key_columns(self) -> list[str]:
-        split: SplitSettings = self.settings.split
-        return [split.key] if isinstance(split.key, str) else list(split.key or [])
+        return self.settings.split.key_columns() or ["_key"]
 
     def _publish(self, winner: Trained, features: Artifact, good: Artifact, decision: Decision) -> ModelVersion:
         assert winner.evaluated is not None

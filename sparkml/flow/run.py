@@ -63,6 +63,7 @@ def run_pipeline(
     ):
         store.sweep()
         engine = Engine(store, settings, record, board, selection)
+        record.resume = resume_command(record)
         save_run(store, record)
         board.line(f"run {record.run_id}" + (f" (attempt {record.attempts})" if record.attempts > 1 else ""))
         try:
@@ -75,10 +76,10 @@ def run_pipeline(
             engine.fail(error)
             if isinstance(error, SparkmlError):
                 report = _report_of_failure(engine, settings, layered)
-                hints = [error.hint, report and f"report: {report}", f"then go on with: {resume_command(record)}"]
+                hints = [error.hint, report and f"report: {report}", f"then go on with: {record.resume}"]
                 error.hint = "\n     ".join(filter(None, hints))
             elif isinstance(error, KeyboardInterrupt):
-                board.line(f"interrupted, go on with: {resume_command(record)}")
+                board.line(f"interrupted, go on with: {record.resume}")
             raise
     return record
 
@@ -98,7 +99,8 @@ def _report_of_failure(engine: Engine, settings: Settings, layered: Layered) -> 
 def resume_command(record: RunRecord) -> str:
     """Return the command that takes a failed or killed run up again."""
     words, skip = [], False
-    for word in sys.argv[1:]:
+    inserted = Path(sys.argv[0]).parent.name == "jobs"  # a job puts its command's name before what was typed
+    for word in sys.argv[2 if inserted else 1 :]:
         if skip or word == "--resume" or word.startswith("--resume="):
             skip = word == "--resume" and not skip
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sparkml.contract.enforce import enforce
 from sparkml.contract.settings import ContractSettings
@@ -17,7 +17,7 @@ from sparkml.lineage.fingerprint import fingerprint
 from sparkml.lineage.records import InputRef, StageRecord, now
 from sparkml.plugins import plugged
 from sparkml.registry.registry import ModelVersion
-from sparkml.score.output import write_output
+from sparkml.score.output import check_output, write_output
 from sparkml.storage import Manifest
 
 if TYPE_CHECKING:
@@ -28,8 +28,12 @@ _HIDDEN = ("_file", "_corrupt", "_split")
 
 
 def plugin_of(kind: str, selector: str, value: dict[str, Any]) -> Any:
-    """Build a plugin from the settings that a bundle recorded."""
-    return TypeAdapter(plugged(kind, selector)).validate_python(value)
+    """Build a plugin from the settings that a bundle recorded. Raises `ConfigError` for options that are wrong."""
+    try:
+        return TypeAdapter(plugged(kind, selector)).validate_python(value)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, item['loc'])) or selector}: {item['msg']}" for item in error.errors()]
+        raise ConfigError(f"{kind} {value.get(selector)!r}: {'; '.join(wrong)}") from None
 
 
 def load_model(spark: SparkSession, trainer: Trainer, url: str) -> Model:
@@ -77,6 +81,7 @@ def score_files(
         The input is missing, empty, not of the model's format, or breaks the contract beyond the allowed fraction.
     """
     bundle, store = version.bundle, engine.store
+    check_output(output, paths)
     store.verify(version.path)
     reader = _reader(_with_paths(bundle.source, source, paths), bundle.target["column"])
     files = scan(reader.files(), {})

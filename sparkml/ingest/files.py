@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 from pydantic import BaseModel
 
-from sparkml.errors import DataError
+from sparkml.errors import ConfigError, DataError
 
 
 class InputFile(BaseModel):
@@ -28,7 +28,7 @@ def expand(paths: Sequence[str]) -> list[str]:
     """Return the files that paths, folders and globs mean, sorted. Raises `DataError` for what is missing or empty."""
     found: list[str] = []
     for path in (item if "://" in item else os.path.realpath(item) for item in paths):
-        fs, inside = fsspec.url_to_fs(fsspec_url(path))
+        fs, inside = _opened(path)
         prefix = path[: len(path) - len(inside)] if "://" in path else ""
         if any(sign in inside for sign in "*?["):
             matched = [str(name) for name in fs.glob(inside) if not fs.isdir(name)]
@@ -80,6 +80,19 @@ def _modified(info: Mapping[str, Any]) -> str:
     if "mtime" in info:
         return datetime.fromtimestamp(info["mtime"], UTC).isoformat()
     return str(info.get("ETag") or info.get("LastModified") or info.get("created") or "")
+
+
+def _opened(path: str) -> tuple[Any, str]:
+    """The file system of a path and the path inside it. Raises `ConfigError` for a scheme that nothing here can read."""
+    try:
+        return fsspec.url_to_fs(fsspec_url(path))  # type: ignore[no-any-return]
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}", hint="s3a:// needs `pip install 'sparkml[s3]'`") from None
+
+
+def spark_urls(paths: Sequence[str]) -> list[str]:
+    """Return paths as Spark takes them: without a scheme it would look in the cluster's default file system."""
+    return [path if "://" in path else f"file://{path}" for path in paths]
 
 
 def fsspec_url(path: str) -> str:

@@ -118,7 +118,7 @@ def with_source_columns(rows: DataFrame) -> DataFrame:
     if "_corrupt" not in rows.columns:
         rows = rows.withColumn("_corrupt", F.lit(None).cast("string"))
     if "_file" not in rows.columns:
-        rows = rows.withColumn("_file", F.element_at(F.split(F.col("_metadata.file_path"), "/"), -1))
+        rows = rows.withColumn("_file", F.col("_metadata.file_name"))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,8 @@ from typing import Any, Literal, Protocol
 from sparkml import errors
 from sparkml.errors import LaunchError, SparkmlError, TrainingError
 from sparkml.launch.worker import Worker
+
+log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
 Reply = Callable[[list[bytes]], None]
@@ -154,14 +157,21 @@ class Hub:
 
     def report(self, rank: int, progress: dict[str, Any]) -> None:
         if self._on_report is not None:
-            with self._reports:
-                self._on_report({**progress, "rank": rank})
+            try:
+                with self._reports:
+                    self._on_report({**progress, "rank": rank})
+            except Exception:  # showing progress must not end a training
+                log.exception("the progress of rank %d could not be shown", rank)
 
     def log(self, rank: int, line: str) -> None:
         with self._reports:
             if rank in self._logs:
-                self._logs[rank].write(line + "\n")
-                self._logs[rank].flush()
+                try:
+                    self._logs[rank].write(line + "\n")
+                    self._logs[rank].flush()
+                except OSError as error:  # a full disk: the rank goes on without its log
+                    log.error("the log of rank %d ends here: %s", rank, error)
+                    self._logs.pop(rank)
 
     def fail(self, failure: RankFailure) -> None:
         with self._lock:

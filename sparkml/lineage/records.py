@@ -6,6 +6,7 @@ import getpass
 import os
 import platform
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ class RunRecord(BaseModel):
     ended: str = ""
     attempts: int = 1
     command: str = ""
+    resume: str = ""
     host: str = ""
     pid: int = 0
     process_started: float = 0.0
@@ -140,12 +142,19 @@ def restart_run(record: RunRecord) -> RunRecord:
 
 def _process() -> dict[str, Any]:
     return {
-        "command": redact(" ".join(sys.argv)),
+        "command": redact(shlex.join(sys.argv)),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
-        "user": getpass.getuser(),
+        "user": _user(),
     }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def save_run(store: Store, record: RunRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -75,8 +76,11 @@ def select(candidates: list[Candidate], settings: RegisterSettings, metric: str,
             f"no candidate passes the gates, nothing is registered:\n{lines}",
             hint="open the report to see why; lower register.gates only if the bound was wrong",
         )
+    measured = [candidate for candidate in good if not math.isnan(candidate.metrics[metric])]
+    if not measured:
+        raise GateError(f"no candidate has a value of {metric}, by which they are compared: nothing is registered")
     sign = 1 if greater_is_better else -1
-    return max(good, key=lambda candidate: sign * candidate.metrics[metric])
+    return max(measured, key=lambda candidate: sign * candidate.metrics[metric])
 
 
 def decide(

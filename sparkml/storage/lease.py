@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -12,6 +13,8 @@ from typing import Any
 
 from sparkml.errors import BusyError, StorageError
 from sparkml.storage.store import Store, owner_alive, this_process
+
+log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0  # several missed beats: the holder's host is gone
@@ -34,7 +37,11 @@ def lease(store: Store, path: str, holder: Mapping[str, Any], *, what: str) -> I
 
     def beat() -> None:
         while not done.wait(BEAT_SECONDS):
-            store.replace(path, {**holder, **this_process(), "token": token, "beat": time.time()})
+            try:
+                if _token(store, path) == token:
+                    store.replace(path, {**holder, **this_process(), "token": token, "beat": time.time()})
+            except StorageError as error:  # the next beat may go through
+                log.warning("the lease %s could not be renewed: %s", store.url(path), error)
 
     thread = threading.Thread(target=beat, name="sparkml-lease", daemon=True)
     thread.start()
@@ -43,7 +50,8 @@ def lease(store: Store, path: str, holder: Mapping[str, Any], *, what: str) -> I
     finally:
         done.set()
         thread.join(BEAT_SECONDS)
-        store.remove(path)
+        if _token(store, path) == token:  # else it was taken over, and is another's
+            store.remove(path)
 
 
 def _acquire(store: Store, path: str, body: dict[str, Any], what: str) -> None:
@@ -61,8 +69,33 @@ def _acquire(store: Store, path: str, body: dict[str, Any], what: str) -> None:
                 f"pid {held.get('pid')} on {held.get('host')}, since {since}",
                 hint="wait for it to end (sparkml runs), or stop that process",
             )
-        store.remove(path)
+        _take_away(store, path, str(held.get("token")))
     raise BusyError(f"{what}: the lease {store.url(path)} changes hands too quickly", hint="try again in a minute")
+
+
+def _take_away(store: Store, path: str, dead: str) -> None:
+    """Remove a dead lease. Of several that want it only the one that creates a mark of its own may, and looks again before."""
+    mark = f"{path}.{dead}.takeover"
+    if not store.create_exclusive(mark, {"at": time.time()}):
+        try:
+            if time.time() - float(store.read_json(mark)["at"]) > STALE_SECONDS:  # that one died too
+                store.remove(mark)
+        except StorageError:
+            pass  # gone again
+        time.sleep(0.1)
+        return
+    try:
+        if _token(store, path) == dead:
+            store.remove(path)
+    finally:
+        store.remove(mark)
+
+
+def _token(store: Store, path: str) -> str | None:
+    try:
+        return str(store.read_json(path).get("token"))
+    except StorageError:
+        return None
 
 
 def _held(held: Mapping[str, Any]) -> bool:

@@ -212,10 +212,12 @@ class Store:
         Where the storage can neither rename nor swap (object stores) the new files are added first, the manifest then commits
         in one step, and the replaced files are removed last: read such an output through its manifest.
         """
+        self.check_replaceable(target, kind)
         manifest = self._seal(staging, kind, fingerprint, lineage, extra, {})
         fresh = {_folder(entry.path) for entry in manifest.files}
-        if partitions and self.exists(f"{target}/{MANIFEST}"):
-            others = [entry for entry in self.manifest(target).files if _folder(entry.path) not in fresh]
+        partitions = partitions and self.exists(f"{target}/{MANIFEST}")  # the first time the whole folder appears in one step
+        if partitions:
+            others = self._entries_that_stay(target, fresh)
             manifest = manifest.model_copy(update={"files": sorted([*others, *manifest.files], key=lambda entry: entry.path)})
         body = manifest.model_dump_json(indent=1).encode()
         with _explained("publish", self.url(target)):
@@ -233,6 +235,38 @@ class Store:
                 self.backend.swap_folder(self.at(staging.path), self.at(target))
         return manifest
 
+    def check_replaceable(self, target: str, kind: str) -> None:
+        """Raise `StorageError` when something stands at `target` that `replace_artifact` did not put there."""
+        if self.exists(f"{target}/{MANIFEST}"):
+            found = self.read_json(f"{target}/{MANIFEST}").get("kind")
+            if found == kind:
+                return
+            raise StorageError(
+                f"{self.url(target)} holds {found!r}, not {kind}: it is left as it is", hint="choose another output"
+            )
+        if self.exists(target) and self.files(target):
+            raise StorageError(
+                f"{self.url(target)} exists and was not written by sparkml: it is left as it is",
+                hint="choose a new folder as the output, or empty this one",
+            )
+
+    def _entries_that_stay(self, target: str, fresh: set[str]) -> Sequence[FileEntry]:
+        """The files of partitions that are not replaced: what is there, for a killed run may have swapped some since."""
+        recorded = {item["path"]: FileEntry.model_validate(item) for item in self.read_json(f"{target}/{MANIFEST}")["files"]}
+        stay = []
+        for path, size in self.files(target).items():
+            if path == MANIFEST or _folder(path) in fresh or path.endswith(".crc"):
+                continue
+            if not _folder(path):
+                raise StorageError(
+                    f"{self.url(target)} was written without partitions, they would be added beside its rows",
+                    hint="choose another output, or write it without --partition-by",
+                )
+            known = recorded.get(path)
+            same = known is not None and known.size == size
+            stay.append(known if known and same else FileEntry(path=path, size=size, sha256=self._sha256(f"{target}/{path}")))
+        return stay
+
     def _remove_unlisted(self, target: str, manifest: Manifest) -> None:
         listed = {entry.path for entry in manifest.files} | {MANIFEST}
         for path in self.files(target):
@@ -249,14 +283,14 @@ class Store:
         known: Mapping[str, str],
     ) -> Manifest:
         """Return the manifest of what stands in a staging folder, hashing files whose hash is not known."""
-        self.remove(f"{staging.path}/{_OWNER}")
         for path in self.files(staging.path):
             if path.endswith((*_NOISE, ".crc")):
                 self.remove(f"{staging.path}/{path}")
-        sizes = self.files(staging.path)
+        sizes = {path: size for path, size in self.files(staging.path).items() if path != _OWNER}
         with _explained("read back", staging.url), ThreadPoolExecutor(4) as pool:
             digests = pool.map(lambda path: known.get(path) or self._sha256(f"{staging.path}/{path}"), sizes)
             entries = [FileEntry(path=path, size=sizes[path], sha256=digest) for path, digest in zip(sizes, digests, strict=True)]
+        self.remove(f"{staging.path}/{_OWNER}")  # last: until here a killed run's folder can be told and swept
         return Manifest(kind=kind, fingerprint=fingerprint, files=entries, lineage=dict(lineage or {}), extra=dict(extra or {}))
 
     def _commit(self, staging: Staging, target: str, manifest: Manifest) -> bool:

@@ -150,3 +150,38 @@ def test_replacing_partitions_keeps_the_others(store: Store) -> None:
     replace(store, {"day=2/b": b"new", "day=3/b": b"3"}, partitions=True)
     assert [file.path for file in store.verify("out").files] == ["day=1/a", "day=2/b", "day=3/b"]
     assert set(store.files("out")) == {"day=1/a", "day=2/b", "day=3/b", MANIFEST}
+
+
+def put(store: Store, target: str, files: dict[str, bytes], *, kind: str = "predictions", partitions: bool = False) -> None:
+    with store.stage() as staging:
+        for path, body in files.items():
+            store.replace(f"{staging.path}/{path}", body)
+        store.replace_artifact(staging, target, kind=kind, fingerprint="f", partitions=partitions)
+
+
+@pytest.mark.parametrize("partitions", [False, True])
+def test_what_is_not_an_output_is_never_replaced(store: Store, partitions: bool) -> None:
+    store.replace("mine/thesis.txt", b"years of work")
+    store.replace("rows.csv", b"raw data")
+    publish(store, "table", {"a": b"1"})
+    for target, reason in (("mine", "not written by sparkml"), ("rows.csv", "not written by"), ("table", "holds 'table'")):
+        with pytest.raises(StorageError, match=reason):
+            put(store, target, {"day=1/a": b"new"}, partitions=partitions)
+    assert store.read("mine/thesis.txt") == b"years of work"
+    assert store.read("rows.csv") == b"raw data"
+    store.verify("table")
+
+
+def test_partitions_go_on_after_a_kill_between_their_swap_and_the_manifest(store: Store) -> None:
+    put(store, "out", {"day=1/a": b"1", "day=2/b": b"2"}, partitions=True)
+    store.remove("out/day=2/b")
+    store.replace("out/day=2/c", b"22")  # as swapped by a run that did not come to its manifest
+    put(store, "out", {"day=1/d": b"111"}, partitions=True)
+    assert [file.path for file in store.verify("out").files] == ["day=1/d", "day=2/c"]
+
+
+def test_partitions_are_not_added_beside_rows_without(store: Store) -> None:
+    put(store, "out", {"a": b"1"})
+    with pytest.raises(StorageError, match="written without partitions"):
+        put(store, "out", {"day=1/a": b"2"}, partitions=True)
+    assert [file.path for file in store.verify("out").files] == ["a"]

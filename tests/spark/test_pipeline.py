@@ -52,6 +52,10 @@ def test_run_skip_change_score_and_trace(tiny, spark: SparkSession) -> None:  # 
         scored = tiny.json("score", "tiny@champion", str(new), str(tiny.root / "out"))
         rows = {row.id: row.predicted for row in spark.read.parquet(str(tiny.root / "out")).collect()}
         assert rows == {1: "yes", 2: "no", 4: "no"}
+    for output, message in ((new, "same or inside each other"), (tiny.csv, "not written by sparkml")):
+        _, err = tiny.run("score", "tiny@champion", str(new), str(output), code=2 if output == new else 6)
+        assert message in err
+    assert new.read_text() == unlabelled
     manifest = json.loads((tiny.root / "out" / "_MANIFEST.json").read_text())
     assert manifest["lineage"]["model"] == scored["model"] == "tiny@1"
 
@@ -97,3 +101,21 @@ def test_a_gate_that_says_no_registers_nothing_and_shows_why(tiny) -> None:  # t
     assert "is below 0.9999" in page
     assert tiny.store.list("models") == []
     assert "no models yet" in tiny.run("models")[0]
+
+
+def test_a_version_that_was_published_before_a_kill_gets_its_alias(tiny) -> None:  # type: ignore[no-untyped-def]
+    tiny.run("run", str(tiny.yaml))
+    tiny.store.remove("models/tiny/aliases.json")  # as if killed between publishing the version and pointing the alias
+    again = tiny.json("run", str(tiny.yaml))
+    assert again["result"]["version"] == "tiny@1"
+    assert Registry(tiny.store).resolve("tiny@champion").version == 1
+
+
+def test_a_champion_of_other_classes_does_not_stop_registration(tiny) -> None:  # type: ignore[no-untyped-def]
+    tiny.run("run", str(tiny.yaml))
+    tiny.csv.write_text(tiny.csv.read_text().replace(",no", ",never").replace(",yes", ",always"))
+    tiny.yaml.write_text(tiny.yaml.read_text().replace('["no", "yes"]', '["never", "always"]'))
+    record = tiny.json("run", str(tiny.yaml))
+    assert record["result"]["version"] == "tiny@2"
+    assert "cannot be evaluated on this data" in record["result"]["decision"]["reason"]
+    assert Registry(tiny.store).resolve("tiny@champion").version == 2

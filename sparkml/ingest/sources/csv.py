@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from sparkml.errors import DataError
-from sparkml.ingest.files import fsspec_url
+from sparkml.ingest.files import fsspec_url, spark_urls
 from sparkml.ingest.source import Columns, FileOptions, ReadContext, Source, check_declared, with_source_columns
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Csv(Source):
         reader = context.spark.read.options(
             encoding=_BYTES, header=options.header, enforceSchema=True, maxCharsPerColumn=-1, **reading
         )
-        return with_source_columns(reader.schema("record string").csv(self.files())).select("record", "_file")
+        return with_source_columns(reader.schema("record string").csv(spark_urls(self.files()))).select("record", "_file")
 
     def _whole_records(self, context: ReadContext) -> DataFrame:
         """The same where a quoted field may hold line ends; a file is read by one task."""

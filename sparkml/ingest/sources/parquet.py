@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from sparkml.errors import DataError
-from sparkml.ingest.files import fsspec_url
+from sparkml.ingest.files import fsspec_url, spark_urls
 from sparkml.ingest.source import Columns, FileOptions, ReadContext, Source, check_declared, with_source_columns
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Parquet(Source):
                 "the files do not match source.columns: " + "; ".join(wrong[:_SHOWN]) + more,
                 hint="correct source.columns or the files; source.drop_undeclared: true leaves extra columns out",
             )
-        return with_source_columns(context.spark.read.schema(schema).parquet(*files))
+        return with_source_columns(context.spark.read.schema(schema).parquet(*spark_urls(files)))
 
 
 def _columns(path: str) -> dict[str, str]:

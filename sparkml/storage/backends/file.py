@@ -34,7 +34,7 @@ class File(Backend):
         return fsspec.filesystem("file")
 
     def absolute(self, url: str) -> str:
-        return Path(url.removeprefix("file://")).expanduser().resolve().as_uri()
+        return f"file://{Path(url.removeprefix('file://')).expanduser().resolve()}"  # not percent-encoded: fsspec does not decode
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
         scratch = self._written(path, data)

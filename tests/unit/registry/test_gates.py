@@ -48,3 +48,10 @@ def test_a_metric_that_is_not_a_number_fails_its_gate() -> None:
 def test_only_a_difference_beyond_chance_moves_the_champion(difference, greater: bool, outcome: str) -> None:  # type: ignore[no-untyped-def]
     champion = None if difference is None else "m@1"
     assert decide("a", "accuracy", champion, difference, greater).outcome == outcome
+
+
+def test_a_candidate_without_the_metric_never_wins() -> None:
+    unknown = Candidate("svc", {"accuracy": 0.9, "log_loss": float("nan")})
+    assert select([unknown, B, A], RegisterSettings(), "log_loss", False).name == "a"
+    with pytest.raises(GateError, match="no candidate has a value of log_loss"):
+        select([unknown], RegisterSettings(), "log_loss", False)

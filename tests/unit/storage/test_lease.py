@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,31 @@ def test_a_holder_on_another_host_counts_while_it_beats(tmp_path: Path) -> None:
     )
     with pytest.raises(BusyError, match="elsewhere"), lease(store, "_leases/p.json", {}, what="p"):
         pass
+
+
+def test_of_many_that_find_a_dead_lease_one_at_a_time_holds_it(tmp_path: Path) -> None:
+    store, holding, most = Store(str(tmp_path)), [], []
+    store.create_exclusive("_leases/p.json", {**this_process(), "pid": 2**22 + 1, "token": "dead"})
+
+    def take(number: int) -> bool:
+        try:
+            with lease(store, "_leases/p.json", {"run_id": str(number)}, what="p"):
+                holding.append(number)
+                time.sleep(0.05)
+                most.append(len(holding))
+                holding.remove(number)
+            return True
+        except BusyError:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert any(pool.map(take, range(8)))
+    assert max(most) == 1
+    assert store.list("_leases") == []
+
+
+def test_a_lease_that_was_taken_over_is_not_given_back(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with lease(store, "_leases/p.json", {}, what="p"):
+        store.replace("_leases/p.json", {"token": "another's"})
+    assert store.read_json("_leases/p.json") == {"token": "another's"}
