@@ -6,14 +6,15 @@ import json
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from sparkml.errors import EXIT_CODES, ConfigError, SparkmlError
+from sparkml.printing import print_json, print_summary, print_table, print_tree
 
 if TYPE_CHECKING:
-    from sparkml.lineage.records import RunRecord
+    pass
 
 EXAMPLES = """
 \b
@@ -25,8 +26,6 @@ Examples:
   sparkml score adult@champion new.csv out/   predict files with the champion
   sparkml lineage adult@champion              from the model to the raw files
 """
-
-WIDTH = 200  # of tables that go to a file or pipe
 
 app = typer.Typer(
     help=f"PySpark MLlib pipelines and Horovod-on-Spark nets, from raw data to a registered, scored model.\n{EXAMPLES}",
@@ -94,11 +93,7 @@ def _failed_json(as_json: bool, exit_code: int, error: str, hint: str | None = N
 
     if as_json:
         found = {"error": redact(error), "hint": None if hint is None else redact(hint)}
-        _print_json({"schema_version": 1, "status": "failed", "exit_code": exit_code, **found})
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))
+        print_json({"schema_version": 1, "status": "failed", "exit_code": exit_code, **found})
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -152,54 +147,9 @@ def _run(
     selection = Selection(first or STAGES[0], last or STAGES[-1], force, dry_run)
     record = run_pipeline(settings, layered, env=env, selection=selection, resume=resume, board=Board(), verbose=verbose)
     if as_json:
-        _print_json(record.model_dump(mode="json"))
+        print_json(record.model_dump(mode="json"))
     else:
-        _print_summary(record, dry_run)
-
-
-def _print_summary(record: RunRecord, dry_run: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    if dry_run:
-        for item in record.result["plan"]:
-            console.print(f"  {item['stage']:<18} {item['action']}", markup=False)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "status", "seconds", "rows", "artifact"):
-        table.add_column(column, justify="right" if column in {"seconds", "rows"} else "left", overflow="fold")
-    for stage in record.stages:
-        rows = "" if stage.rows is None else f"{stage.rows:,}"
-        table.add_row(stage.stage, stage.status, f"{stage.seconds:.1f}", rows, stage.artifact.rpartition("/")[2])
-    console.print(table)
-    _print_candidates(console, record)
-    if record.result.get("decision"):
-        decision = record.result["decision"]
-        console.print(
-            f"\n{record.result['version'] or decision['candidate']}: {decision['outcome']}, {decision['reason']}", markup=False
-        )
-    if record.result.get("predictions"):
-        console.print(
-            f"predictions by {record.result['scored_by']}: {record.result['predictions']}", markup=False, soft_wrap=True
-        )
-    if record.report:
-        console.print(f"report: {record.report}", markup=False, soft_wrap=True)
-
-
-def _print_candidates(console: Any, record: RunRecord) -> None:
-    from rich.table import Table
-
-    candidates = record.result.get("candidates", {})
-    if not candidates:
-        return
-    metrics = list(dict.fromkeys(name for found in candidates.values() for name in found))
-    table = Table("candidate", *metrics, box=None, pad_edge=False, header_style="bold")
-    for name, found in candidates.items():
-        cells = [f"{item['value']:.4f} [{item['low']:.4f}, {item['high']:.4f}]" for item in found.values()]
-        table.add_row(name, *(cell.replace("nan", "n/a") for cell in cells))
-    console.print()
-    console.print(table)
+        print_summary(record, dry_run)
 
 
 def _stage_command(stage: str, help_text: str) -> None:
@@ -254,7 +204,7 @@ def score(
         raise ConfigError("score needs at least one INPUT and the OUTPUT", hint="sparkml score NAME@champion INPUT... OUTPUT")
     result = score_command(model, paths[:-1], paths[-1], env, source, partition_by or [], assignments or [], verbose)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         bad = f", {result['quarantined']:,} in {result['quarantine']}" if result["quarantined"] else ""
         print(f"{result['rows']:,} rows scored by {result['model']} -> {result['output']}{bad}")
@@ -271,7 +221,7 @@ def report(
     from sparkml.flow.commands import report_path
 
     found = report_path(run_id, env, assignments or [])
-    _print_json(found) if as_json else print(found["report"])
+    print_json(found) if as_json else print(found["report"])
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -294,7 +244,7 @@ def config_show(
         layered = load_settings(find_pipeline(pipeline), env, assignments or [])[1]
     rows = [(path, value, str(layered.origin(path) or "default")) for path, value in layered.leaves()]
     if as_json:
-        _print_json({path: {"value": value, "origin": origin} for path, value, origin in rows})
+        print_json({path: {"value": value, "origin": origin} for path, value, origin in rows})
         return
     width = min(60, max(len(f"{path}: {value}") for path, value, _ in rows))
     for path, value, origin in rows:
@@ -314,9 +264,9 @@ def runs(
 
     found = list_runs(pipeline, env, assignments or [], limit)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    _print_table(found, ("run_id", "status", "started", "seconds", "stages", "result"), "no runs yet: sparkml run digits")
+    print_table(found, ("run_id", "status", "started", "seconds", "stages", "result"), "no runs yet: sparkml run digits")
 
 
 @app.command()
@@ -331,9 +281,9 @@ def models(
 
     found = list_models(name, env, assignments or [])
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    _print_table(found, ("model", "aliases", "candidate", "metrics", "created", "run_id"), "no models yet: sparkml run digits")
+    print_table(found, ("model", "aliases", "candidate", "metrics", "created", "run_id"), "no models yet: sparkml run digits")
 
 
 @app.command()
@@ -348,34 +298,9 @@ def lineage(
 
     tree = lineage_tree(what, env, assignments or [])
     if as_json:
-        _print_json(tree.as_dict())
+        print_json(tree.as_dict())
         return
-    _print_tree(tree)
-
-
-def _print_tree(node: Any) -> None:
-    from rich.console import Console
-    from rich.text import Text
-    from rich.tree import Tree
-
-    colours = {"ok": "green", "changed": "yellow", "missing": "red", "altered": "red"}
-
-    def label(item: Any) -> Text:
-        text = Text(f"{item.name}  ", style="bold")
-        text.append(f"{item.url}  ", style="")
-        text.append(item.state, style=colours[item.state])
-        text.append(f"  {item.detail or item.fingerprint}{f'  by {item.made_by}' if item.made_by else ''}", style="dim")
-        return text
-
-    def grow(branch: Tree, item: Any) -> Tree:
-        for below in item.inputs:
-            grow(branch.add(label(below)), below)
-        return branch
-
-    console = Console(width=400)  # long lines wrap at the terminal instead of being cut
-    console.print(grow(Tree(label(node)), node))
-    bad = [item for item in node.walk() if item.state != "ok"]
-    console.print(f"{len(bad)} of {len(list(node.walk()))} changed since" if bad else "nothing changed since", highlight=False)
+    print_tree(tree)
 
 
 @app.command()
@@ -385,7 +310,7 @@ def doctor(env: Env = None, assignments: Set = None, as_json: Json = False) -> N
 
     findings = examine(env, assignments or [])
     if as_json:
-        _print_json(findings)
+        print_json(findings)
     else:
         for item in findings:
             print(
@@ -401,19 +326,6 @@ def exit_codes() -> None:
     """List what each exit code means."""
     for code, meaning in EXIT_CODES.items():
         print(f"{code:>4}  {meaning}")
-
-
-def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...], empty: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    if not rows:
-        print(empty)
-        return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(str(row.get(column, "")) for column in columns))
-    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 @app.callback(invoke_without_command=True)

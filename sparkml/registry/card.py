@@ -28,6 +28,8 @@ Decision: **{{ decision.outcome }}**. {{ decision.reason }}.
 {% for metric in evaluation.metrics.values() -%}
 | {{ metric.label }} | {{ '%.4f' % metric.value }} | {{ '%.4f' % metric.low }} .. {{ '%.4f' % metric.high }} |
 {% endfor %}
+Candidates were selected on these same rows: where several competed, the winner's values are a little optimistic.
+
 ## Input
 | column | type |
 |---|---|
