@@ -22,7 +22,7 @@ def demo() -> dict[str, Any]:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     names = runpy.run_path(str(HERE / "browser.py"))
     if names["CHROMIUM"] is None:
-        pytest.skip("no chromium on this machine: the page is not checked in a real browser")
+        pytest.skip("the report page is checked in a real browser: install chromium (apt install chromium)")
     browser = names["Browser"](tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()
