@@ -184,7 +184,7 @@ def test_ctrl_c_keeps_finished_stages_and_prints_the_resume_command(tiny: Tiny) 
     subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode != 0
     if shutil.which("unshare")
     else True,
-    reason="a real full or read-only disk needs a mount namespace of one's own, and `unshare -rm true` fails here (util-linux, user namespaces)",
+    reason="a real full disk needs a mount namespace: 'unshare -rm true' must work (util-linux, user namespaces)",
 )
 @pytest.mark.parametrize(
     ("options", "code", "message"),
