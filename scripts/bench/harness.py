@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
@@ -69,12 +70,16 @@ class Bench:
         self.results: list[Result] = []
 
     def compare(self, sides: Mapping[str, Side], repeats: int = 5, *, warm_up: bool = True) -> dict[str, Timing]:
-        """Run the sides in turn, `repeats` times after one unmeasured round, and print their medians and the first's ratio."""
+        """Run the sides in turn, `repeats` times after one unmeasured round, and print their medians and the first's ratio.
+
+        Every round has an order of its own (the same on every run): what a side leaves behind, a busy JVM or cold caches, must
+        not always fall on the same one.
+        """
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for turn in range(repeats + warm_up):
-            for name, side in sides.items():
+            for name in random.Random(turn).sample(list(sides), len(sides)):
                 cpu, start = _cpu_seconds(), time.perf_counter()
-                own = side()
+                own = sides[name]()
                 wall = time.perf_counter() - start if own is None else own
                 if turn >= warm_up:  # the first round warms caches and workers up
                     taken[name].append((wall, _cpu_seconds() - cpu))

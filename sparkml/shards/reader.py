@@ -102,12 +102,18 @@ class ShardReader:
         return sum(group.rows for group in self._groups)
 
     def batches(self, batch_size: int, *, shuffle_seed: int | None = None, epoch: int = 0) -> Iterator[Arrays]:
-        """Yield every row once, in batches of `batch_size` (the last may be shorter), read ahead by a thread.
+        """Yield every row once, in batches of `batch_size` (the last may be shorter).
 
         With a seed the order of row groups and of rows within the buffer is a function of (seed, epoch) alone.
+
+        A thread reads ahead where there is something to wait for: another host's storage, or the filling of the shuffle buffer.
+        Local files in order are decoded by the caller, block by block while it lies in the cache: handing it over costs more.
         """
-        blocks = self._blocks() if shuffle_seed is None else self._shuffled(np.random.default_rng([shuffle_seed, epoch]))
-        yield from _cut(_ahead(blocks), batch_size)
+        if shuffle_seed is not None:
+            blocks = _ahead(self._shuffled(np.random.default_rng([shuffle_seed, epoch])))
+        else:
+            blocks = self._blocks() if self._local else _ahead(self._blocks())
+        yield from _cut(blocks, batch_size)
 
     def _blocks(self) -> Iterator[Arrays]:
         """Stream blocks in order, a file opened once for consecutive groups."""
@@ -125,31 +131,45 @@ class ShardReader:
     def _shuffled(self, random: np.random.Generator) -> Iterator[Arrays]:
         order = [self._groups[index] for index in random.permutation(len(self._groups))]
         width = sum(column.width if column.shape else 8 for column in self._columns)
+        buffer: Arrays = {}
         while order:
             taken, rows = 0, 0
             while taken < len(order) and (taken == 0 or (rows + order[taken].rows) * width <= self._shuffle_bytes):
                 rows += order[taken].rows
                 taken += 1
-            pool = [self._group(group) for group in order[:taken]]
+            buffer = self._filled(buffer, order[:taken], rows)
             order = order[taken:]
-            merged = {column.name: np.concatenate([part[column.name] for part in pool]) for column in self._columns}
             permutation = random.permutation(rows)
             for start in range(0, rows, BLOCK_ROWS):
                 chosen = permutation[start : start + BLOCK_ROWS]
-                yield {name: values[chosen] for name, values in merged.items()}
+                # not values[chosen]: `take` copies whole rows, and with clip does not first copy them to check the indices
+                yield {name: values.take(chosen, axis=0, mode="clip") for name, values in buffer.items()}
 
-    def _group(self, group: RowGroup) -> Arrays:
-        with self._open(group.path) as file:
-            table = file.read_row_group(group.index, columns=self._names, use_threads=False).combine_chunks()
-        return {column.name: to_numpy(table.column(place).chunk(0), column) for place, column in enumerate(self._columns)}
+    def _filled(self, buffer: Arrays, groups: list[RowGroup], rows: int) -> Arrays:
+        """Decode the groups one after another into the buffer's memory, which is made anew only when it is too small."""
+        if not buffer or len(next(iter(buffer.values()))) < rows:
+            kinds = {column.name: object if column.dtype == "str" else column.dtype for column in self._columns}
+            buffer = {column.name: np.empty((rows, *column.shape), kinds[column.name]) for column in self._columns}
+        start = 0
+        for group in groups:
+            with self._open(group.path) as file:
+                for batch in file.iter_batches(BLOCK_ROWS, [group.index], columns=self._names, use_threads=False):
+                    for place, column in enumerate(self._columns):
+                        buffer[column.name][start : start + len(batch)] = to_numpy(batch.column(place), column)
+                    start += len(batch)
+        return buffer
+
+    @property
+    def _local(self) -> bool:
+        return self._store.scheme == "file"
 
     @property
     def _names(self) -> list[str]:
         return [column.name for column in self._columns]
 
     def _open(self, path: str) -> pq.ParquetFile:
-        if self._store.scheme == "file":
-            return pq.ParquetFile(self._store.at(path), memory_map=False, pre_buffer=True)
+        if self._local:
+            return pq.ParquetFile(self._store.at(path), memory_map=False)
         return pq.ParquetFile(self._store.open(path), pre_buffer=True)
 
 

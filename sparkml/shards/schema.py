@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ class Column(BaseModel, frozen=True):
     @property
     def width(self) -> int:
         """Bytes of one row."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def field(self) -> pa.Field:
         """Return the Arrow field that stores it."""
@@ -59,9 +60,9 @@ def to_numpy(array: pa.Array, column: Column) -> np.ndarray[Any, Any]:
     """Return a column's values as ``(rows, *shape)``, without a copy for tensors and primitives."""
     if not column.shape:
         return array.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
-    values = np.frombuffer(array.buffers()[1], dtype=column.dtype)
-    per_row = column.width // np.dtype(column.dtype).itemsize
-    return values[array.offset * per_row : (array.offset + len(array)) * per_row].reshape(len(array), *column.shape)
+    count, per_row = len(array), math.prod(column.shape)
+    values = np.frombuffer(array.buffers()[1], column.dtype)[array.offset * per_row : (array.offset + count) * per_row]
+    return values.reshape(count, *column.shape)
 
 
 def to_arrow(array: pa.Array, column: Column) -> pa.Array:
@@ -74,7 +75,7 @@ def to_arrow(array: pa.Array, column: Column) -> pa.Array:
     """
     if not column.shape:
         return array.cast(column.field().type)
-    size = int(np.prod(column.shape, dtype=np.int64))
+    size = math.prod(column.shape)
     sizes = array.value_lengths().to_numpy(zero_copy_only=False)
     if len(sizes) and (sizes != size).any():
         raise ValueError(f"column {column.name!r} must hold {size} values in every row, one holds {sizes[sizes != size][0]}")

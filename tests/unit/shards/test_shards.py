@@ -96,10 +96,19 @@ def test_shuffling_is_a_function_of_seed_and_epoch(url: str) -> None:
     assert rows_of(reader.batches(50, shuffle_seed=7, epoch=1)) == first  # the batch size does not change the order
 
 
+def test_shuffled_rows_stay_whole_through_every_refill_of_the_buffer(url: str) -> None:
+    reader = ShardReader(url, ShardSet.open(url).groups, shuffle_bytes=2000)  # three refills, and they differ in size
+    for found in list(reader.batches(32, shuffle_seed=7)):  # all at once: none may be a view of a buffer that is filled again
+        numbers = found["y"] / 2
+        np.testing.assert_array_equal(found["x"], np.stack([numbers, numbers + 0.5, -numbers], axis=1).astype(np.float32))
+        assert list(found["name"]) == [f"row {n:.0f}" for n in numbers]
+
+
 def test_a_reader_that_is_left_early_ends_its_thread(url: str) -> None:
     import threading
 
-    for _ in ShardReader(url, ShardSet.open(url).groups).batches(8):
+    for _ in ShardReader(url, ShardSet.open(url).groups, shuffle_bytes=1).batches(8, shuffle_seed=7):
+        assert [thread for thread in threading.enumerate() if thread.name == "sparkml-shards"]
         break
     assert not [thread for thread in threading.enumerate() if thread.name == "sparkml-shards"]
 
