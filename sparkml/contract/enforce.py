@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _INTERNAL = ("_corrupt", "_file")
 _RULES = "_sparkml_rules"
 EXAMPLES = 10
+_SKETCH_BITS = 12  # 4,096 registers
 RAW_SHOWN = 200  # characters of a raw record that a report or message shows
 
 
@@ -156,10 +157,8 @@ def _count(good: DataFrame, bad: DataFrame, contract: ContractSettings) -> Contr
         for row in bad.select(F.explode("rules").alias("rule")).groupBy("rule").count().orderBy(F.desc("count"), "rule").collect()
     }
     bad_rows = bad.count() if by_rule else 0
-    examples = [
-        BadExample(rules=row["rules"], raw=row["raw"][:RAW_SHOWN])
-        for row in bad.select("rules", "raw").orderBy(F.xxhash64("raw")).limit(EXAMPLES).collect()
-    ]
+    shown = bad.select("rules", "raw").orderBy(F.xxhash64("raw")).limit(EXAMPLES).collect() if by_rule else []
+    examples = [BadExample(rules=row["rules"], raw=row["raw"][:RAW_SHOWN]) for row in shown]
     good_rows, columns = _statistics(good)
     report = ContractReport(
         rows=good_rows + bad_rows,
@@ -192,7 +191,7 @@ def _problems(report: ContractReport, good: DataFrame, contract: ContractSetting
 
 
 def _statistics(good: DataFrame) -> tuple[int, dict[str, ColumnStats]]:
-    """Nulls, distinct values (HyperLogLog, 5 % error), minimum, mean and maximum of every plain column, in one pass."""
+    """Nulls, distinct values (HyperLogLog, 1.6 % error), minimum, mean and maximum of every plain column, in one pass."""
     from pyspark.sql import functions as F
     from pyspark.sql.types import AtomicType, BinaryType, BooleanType, NumericType
 
@@ -202,7 +201,9 @@ def _statistics(good: DataFrame) -> tuple[int, dict[str, ColumnStats]]:
         column = F.col(f"`{field.name}`")
         wanted.append(F.count_if(column.isNull()).alias(f"nulls{place}"))
         if isinstance(field.dataType, AtomicType) and not isinstance(field.dataType, BinaryType):
-            wanted.append(F.approx_count_distinct(column).alias(f"distinct{place}"))
+            # not approx_count_distinct: its 52 columns of state each, over 66 columns, took 3 s to generate code for
+            sketch = F.hll_sketch_agg(F.when(column.isNotNull(), F.xxhash64(column)), F.lit(_SKETCH_BITS))
+            wanted.append(F.hll_sketch_estimate(sketch).alias(f"distinct{place}"))
             if not isinstance(field.dataType, BooleanType):
                 least, most = F.min(column), F.max(column)
                 if not isinstance(field.dataType, NumericType):  # Python knows no dates after the year 9999

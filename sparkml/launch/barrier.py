@@ -1,9 +1,8 @@
-"""`BarrierGang`: ranks as the tasks of one Spark barrier stage. The only place that knows ``rdd.barrier()``."""
+"""`BarrierGang`: ranks as the tasks of one Spark barrier stage. The only place that knows how to ask Spark for one."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import socket
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cloudpickle
+import pyarrow as pa
 
 from sparkml.errors import LaunchError
 from sparkml.launch.channel import ChannelClient, ChannelServer
@@ -24,7 +24,7 @@ from sparkml.launch.supervise import RankAbortedError, cores_of, run_rank
 from sparkml.launch.worker import Worker
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import Row, SparkSession
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +90,11 @@ class BarrierGang(Gang):
         watch = threading.Thread(target=self._watch, args=(tag, hub, server, over), daemon=True)
         watch.start()
         error: Exception | None = None
-        pairs: list[tuple[int, bytes | None]] = []
+        ended: list[Row] = []
         try:
-            ranks = context.parallelize(range(call.size), call.size)
-            pairs = ranks.barrier().mapPartitions(lambda _: _task(call)).collect()
+            ranks = self._spark.range(call.size, numPartitions=call.size)
+            # not rdd.barrier(): RDDs and DataFrames have separate Python workers, and those that wrote the shards are warm
+            ended = ranks.mapInArrow(lambda _: _task(call), "rank int, result binary", barrier=True).collect()
         except Exception as problem:  # whatever Spark says, a rank's own account is better
             error = problem
             hub_is_told = time.monotonic() + 1.0
@@ -112,7 +113,7 @@ class BarrierGang(Gang):
             ) from error
         if error is not None:
             raise LaunchError(f"the barrier stage failed: {_first_cause(error)}", hint="see the executors' logs") from error
-        return [result for _, result in sorted(pairs) if result is not None]
+        return [bytes(row.result) for row in sorted(ended, key=lambda row: row.rank) if row.result is not None]
 
     def _watch(self, tag: str, hub: Hub, server: ChannelServer, over: threading.Event) -> None:
         """Cancel the Spark job when ranks do not start, or do not leave after an abort."""
@@ -157,7 +158,7 @@ def preflight(spark: SparkSession, size: int) -> None:
         )
 
 
-def _task(call: _Call) -> Iterator[tuple[int, bytes | None]]:
+def _task(call: _Call) -> Iterator[pa.RecordBatch]:
     """Run one rank. A failure is told to the driver, which stops all ranks; the stage itself then ends without an exception.
 
     When the driver cannot be told, the task raises: the failed barrier task fails the stage, and Spark kills the others.
@@ -166,19 +167,40 @@ def _task(call: _Call) -> Iterator[tuple[int, bytes | None]]:
 
     context = BarrierTaskContext.get()
     rank, host = context.partitionId(), socket.gethostname()
-    hosts = [json.loads(text)["host"] for text in context.allGather(json.dumps({"host": host}))]
-    local_rank, local_size = hosts[:rank].count(host), hosts.count(host)
-    place = Place(rank, call.size, local_rank, local_size, host, cores_of(local_rank, local_size, pin=call.pin))
     channel = ChannelClient(call.driver, call.token, rank, host)
     try:
-        yield rank, run_rank(call.code, place, channel)
+        hosts = _everyones_host(channel, rank, host)
+        local_rank, local_size = hosts[:rank].count(host), hosts.count(host)
+        place = Place(rank, call.size, local_rank, local_size, host, cores_of(local_rank, local_size, pin=call.pin))
+        yield _row(rank, run_rank(call.code, place, channel))
     except RankAbortedError:
         if not channel.aborted.wait(_END_SECONDS) or channel.driver_lost:
             raise
-        yield rank, None
+        yield _row(rank, None)
     finally:
         with contextlib.suppress(OSError):
             channel.close()
+
+
+def _row(rank: int, result: bytes | None) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([rank], pa.int32()), pa.array([result], pa.binary())], names=["rank", "result"])
+
+
+def _everyones_host(channel: ChannelClient, rank: int, host: str) -> list[str]:
+    """Gather the ranks' hosts over our own line: Spark's `allGather` answers only once a second."""
+    hosts: list[str] = []
+    answered = threading.Event()
+
+    def answer(blocks: list[bytes]) -> None:
+        hosts.extend(block.decode() for block in blocks)
+        answered.set()
+
+    channel.on_abort(answered.set)
+    channel.offer(rank, host.encode(), answer)
+    answered.wait()
+    if not hosts:
+        raise RankAbortedError(f"rank {rank} has ended")
+    return hosts
 
 
 def _first_cause(error: Exception) -> str:

@@ -15,6 +15,7 @@ from sparkml.launch.worker import Worker
 # how long a rank may come late to the ring, and to a collective, before it counts as stalled
 _CONNECT_SECONDS = 120
 _STALL_SECONDS = 300
+_POLL_SECONDS = 0.05  # how soon the rendezvous server notices that it shall end; its default is half a second
 
 
 @contextlib.contextmanager
@@ -49,7 +50,7 @@ def _rendezvous(worker: Worker, hosts: list[str], address: str) -> Iterator[byte
     server = RendezvousHTTPServer((address, 0), RendezvousHandler, 0)
     counts = ",".join(f"{host}:{hosts.count(host)}" for host in dict.fromkeys(hosts))
     server.init(get_host_assignments(parse_hosts(counts), worker.size))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), daemon=True)
     thread.start()
     try:
         yield json.dumps([address, server.server_address[1]]).encode()

@@ -95,8 +95,8 @@ class KerasLearner:
         self._spread()
         size = self.options.batch_size
         signature = [tf.TensorSpec(dims, tf.float32) for dims in ([size, *self._shape], [size], [size])]
-        self._step = tf.function(self._train_step, input_signature=signature)
-        self._evaluate = tf.function(self._count, input_signature=signature)
+        self._step = tf.function(self._train_step, input_signature=signature, autograph=False)
+        self._evaluate = tf.function(self._count, input_signature=signature, autograph=False)
 
     def _spread(self) -> None:
         """Give this rank its own stream of random numbers; rank 0 keeps the one that checkpoints save."""
