@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
-import random
 import resource
 import statistics
 import subprocess
@@ -72,12 +72,13 @@ class Bench:
     def compare(self, sides: Mapping[str, Side], repeats: int = 5, *, warm_up: bool = True) -> dict[str, Timing]:
         """Run the sides in turn, `repeats` times after one unmeasured round, and print their medians and the first's ratio.
 
-        Every round has an order of its own (the same on every run): what a side leaves behind, a busy JVM or cold caches, must
-        not always fall on the same one.
+        The rounds go through all orders of the sides: what one leaves behind, a busy JVM or cold caches, must not always fall on
+        the same other.
         """
+        orders = list(itertools.permutations(sides))
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for turn in range(repeats + warm_up):
-            for name in random.Random(turn).sample(list(sides), len(sides)):
+            for name in orders[turn % len(orders)]:
                 cpu, start = _cpu_seconds(), time.perf_counter()
                 own = sides[name]()
                 wall = time.perf_counter() - start if own is None else own

@@ -25,7 +25,7 @@ def main() -> int:
     bench = Bench(__doc__.splitlines()[0])
     phases: dict[str, Phases] = {"bare": defaultdict(list), "sparkml": defaultdict(list)}
     sides = {"bare": _side(_bare, phases["bare"]), "sparkml": _side(_sparkml, phases["sparkml"])}
-    timings = bench.compare(sides, repeats=1 if bench.quick else 3, warm_up=False)
+    timings = bench.compare(sides, repeats=2 if bench.quick else 4, warm_up=False)
     _print_phases(phases)
     bare, full = timings["bare"], timings["sparkml"]
     bench.add("overhead: bare script", bare.wall_median, "s")

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cloudpickle
@@ -94,7 +95,7 @@ class BarrierGang(Gang):
         try:
             ranks = self._spark.range(call.size, numPartitions=call.size)
             # not rdd.barrier(): RDDs and DataFrames have separate Python workers, and those that wrote the shards are warm
-            ended = ranks.mapInArrow(lambda _: _task(call), "rank int, result binary", barrier=True).collect()
+            ended = ranks.mapInArrow(partial(_rank, call=call), "rank int, result binary", barrier=True).collect()
         except Exception as problem:  # whatever Spark says, a rank's own account is better
             error = problem
             hub_is_told = time.monotonic() + 1.0
@@ -106,14 +107,15 @@ class BarrierGang(Gang):
             context.setJobDescription(None)  # type: ignore[arg-type]
         if hub.failure is not None:
             raise hub.failure.as_error() from error
-        if server.joined < call.size and hub.aborted:
+        results = {row.rank: bytes(row.result) for row in ended if row.result is not None}
+        if hub.aborted and (server.joined < call.size or len(results) < call.size):
             raise LaunchError(
                 f"only {server.joined} of {call.size} ranks started within {self._start_timeout:.0f} s: the slots are taken",
                 hint="wait for the other jobs of this application to end, or lower num_proc",
             ) from error
         if error is not None:
             raise LaunchError(f"the barrier stage failed: {_first_cause(error)}", hint="see the executors' logs") from error
-        return [bytes(row.result) for row in sorted(ended, key=lambda row: row.rank) if row.result is not None]
+        return [results[rank] for rank in range(call.size)]
 
     def _watch(self, tag: str, hub: Hub, server: ChannelServer, over: threading.Event) -> None:
         """Cancel the Spark job when ranks do not start, or do not leave after an abort."""
@@ -156,6 +158,12 @@ def preflight(spark: SparkSession, size: int) -> None:
             hint=f"lower num_proc to {found}"
             + (f", or run with --master local[{size}]" if local else ", or give more executors or cores"),
         )
+
+
+def _rank(batches: Iterator[pa.RecordBatch], call: _Call) -> Iterator[pa.RecordBatch]:
+    for _ in batches:  # Spark keeps a Python worker for the next stage only when it has read all of its input
+        pass
+    yield from _task(call)
 
 
 def _task(call: _Call) -> Iterator[pa.RecordBatch]:
@@ -206,6 +214,6 @@ def _everyones_host(channel: ChannelClient, rank: int, host: str) -> list[str]:
 def _first_cause(error: Exception) -> str:
     """Return the line of a Py4J error that a person can use."""
     text = str(error)
-    raised = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception): .*$", text, re.MULTILINE)
+    raised = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception): (?!Traceback \().*$", text, re.MULTILINE)
     reason = re.findall(r"Job aborted due to stage failure: .*|Could not recover from a failed barrier.*", text)
     return str((raised or reason or text.strip().splitlines() or [type(error).__name__])[0])[:500]

@@ -20,7 +20,10 @@ class Strategy(Plugin):
 
     @abstractmethod
     def total(self, tensors: Sequence[Any]) -> list[Any]:
-        """Return the sum over ranks of every tensor. Called inside a compiled step, in the same order on every rank."""
+        """Return the sum over ranks of every tensor. Called inside a compiled step, in the same order on every rank.
+
+        Steps are traced without AutoGraph, as Keras's own are: branch on a tensor with ``tf.cond``, not with ``if``.
+        """
 
     @abstractmethod
     def broadcast(self, variables: Sequence[Any]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
@@ -120,12 +121,12 @@ class ShardReader:
         position = 0
         while position < len(self._groups):
             path = self._groups[position].path
-            indices = []
+            groups = []
             while position < len(self._groups) and self._groups[position].path == path:
-                indices.append(self._groups[position].index)
+                groups.append(self._groups[position])
                 position += 1
             with self._open(path) as file:
-                for batch in file.iter_batches(BLOCK_ROWS, indices, columns=self._names, use_threads=False):
+                for batch in self._read(file, groups):
                     yield {column.name: to_numpy(batch.column(place), column) for place, column in enumerate(self._columns)}
 
     def _shuffled(self, random: np.random.Generator) -> Iterator[Arrays]:
@@ -137,27 +138,37 @@ class ShardReader:
             while taken < len(order) and (taken == 0 or (rows + order[taken].rows) * width <= self._shuffle_bytes):
                 rows += order[taken].rows
                 taken += 1
-            buffer = self._filled(buffer, order[:taken], rows)
+            self._fill(buffer, order[:taken], rows)
             order = order[taken:]
             permutation = random.permutation(rows)
             for start in range(0, rows, BLOCK_ROWS):
                 chosen = permutation[start : start + BLOCK_ROWS]
-                # not values[chosen]: `take` copies whole rows, and with clip does not first copy them to check the indices
-                yield {name: values.take(chosen, axis=0, mode="clip") for name, values in buffer.items()}
+                yield {name: values.take(chosen, axis=0) for name, values in buffer.items()}  # 3 times as fast as values[chosen]
 
-    def _filled(self, buffer: Arrays, groups: list[RowGroup], rows: int) -> Arrays:
+    def _fill(self, buffer: Arrays, groups: list[RowGroup], rows: int) -> None:
         """Decode the groups one after another into the buffer's memory, which is made anew only when it is too small."""
         if not buffer or len(next(iter(buffer.values()))) < rows:
+            buffer.clear()  # the old memory goes before the new one comes
             kinds = {column.name: object if column.dtype == "str" else column.dtype for column in self._columns}
-            buffer = {column.name: np.empty((rows, *column.shape), kinds[column.name]) for column in self._columns}
+            buffer.update({column.name: np.empty((rows, *column.shape), kinds[column.name]) for column in self._columns})
         start = 0
         for group in groups:
             with self._open(group.path) as file:
-                for batch in file.iter_batches(BLOCK_ROWS, [group.index], columns=self._names, use_threads=False):
+                for batch in self._read(file, [group]):
                     for place, column in enumerate(self._columns):
                         buffer[column.name][start : start + len(batch)] = to_numpy(batch.column(place), column)
                     start += len(batch)
-        return buffer
+
+    def _read(self, file: pq.ParquetFile, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
+        """Yield the groups' blocks, having checked that they are what the manifest counted."""
+        for group in groups:
+            if group.index >= file.num_row_groups or file.metadata.row_group(group.index).num_rows != group.rows:
+                raise StorageError(
+                    f"{self._store.url(group.path)} is not the file that its manifest describes",
+                    hint="it was replaced or damaged: remove the folder and run again",
+                )
+        indices = [group.index for group in groups]
+        yield from file.iter_batches(BLOCK_ROWS, indices, columns=self._names, use_threads=False)
 
     @property
     def _local(self) -> bool:

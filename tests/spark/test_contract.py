@@ -214,6 +214,32 @@ def test_statistics_of_the_good_rows(spark: SparkSession, tmp_path: Path) -> Non
     assert (name.nulls, name.distinct, name.minimum, name.maximum) == (0, 3, "a", "b")
 
 
+def test_distinct_values_are_counted_whatever_their_type(spark: SparkSession, tmp_path: Path) -> None:
+    day = [datetime.date(2026, 3, n + 1) for n in range(3)]
+    kinds: dict[str, list[Any]] = {
+        "height": [0.0, -0.0, float("nan")],  # zeros are equal, whatever their sign
+        "share": [0.5, 1.5, float("nan")],
+        "name": ["", "a", None],
+        "price": [Decimal("1.10"), Decimal("1.10"), Decimal("1.11")],
+        "day": day,
+        "seen": [datetime.datetime.combine(value, datetime.time(1), datetime.UTC) for value in day],
+        "ok": [True, False, None],
+        "big": [2**53, 2**53 + 1, -1],
+        "odd.name": [None, None, None],
+    }
+    rows = [row(n, **{name: values[n % 3] for name, values in kinds.items()}) for n in range(9)]
+    report, _, _ = judge(spark, tmp_path, rows, {})
+    found = {name: report.columns[name].distinct for name in kinds}
+    assert found == {"height": 2, "share": 3, "name": 2, "price": 2, "day": 3, "seen": 3, "ok": 2, "big": 3, "odd.name": 0}
+
+
+def test_many_distinct_values_are_estimated(spark: SparkSession, tmp_path: Path) -> None:
+    df = spark.range(50_000).selectExpr("id", "id % 20000 AS some", "string(null) AS _corrupt", "'a' AS _file")
+    report = enforce(df, ContractSettings(), f"file://{tmp_path}/good", f"file://{tmp_path}/bad")
+    assert report.columns["id"].distinct == pytest.approx(50_000, rel=0.06)  # four standard errors
+    assert report.columns["some"].distinct == pytest.approx(20_000, rel=0.06)
+
+
 def test_statistics_are_json_and_know_late_dates(spark: SparkSession, tmp_path: Path) -> None:
     df = spark.createDataFrame([row(1, height=float("inf")), row(2, height=float("nan"))], SCHEMA)
     rows = df.withColumn("day", F.expr("make_date(12026, 3, 2)"))

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparkml.errors import DataError, LaunchError, TrainingError
-from sparkml.launch.barrier import BarrierGang, slots
+from sparkml.launch.barrier import BarrierGang, _everyones_host, _first_cause, slots
 from sparkml.launch.channel import ChannelClient, ChannelServer
 from sparkml.launch.gang import Hub
+from sparkml.launch.supervise import RankAbortedError
 from sparkml.launch.worker import Worker
 
 
@@ -114,8 +117,6 @@ def test_busy_slots_are_an_error_not_a_hang(spark: SparkSession) -> None:
     context = spark.sparkContext
     context.setJobDescription(None)  # type: ignore[arg-type]
     busy = context.parallelize([0], 1).map(lambda _: time.sleep(8))
-    import threading
-
     holder = threading.Thread(target=busy.count)
     holder.start()
     time.sleep(1.0)
@@ -137,3 +138,40 @@ def test_strangers_get_nothing_from_the_channel() -> None:
         assert stranger.recv(100) == b""
     assert server.joined == 0 and hub.failure is None
     server.close()
+
+
+@pytest.mark.parametrize("driver_lives", [True, False])
+def test_a_task_that_waits_for_the_others_hosts_is_told_of_the_end(driver_lives: bool) -> None:
+    """Rank 0 has started, rank 1 never will: the gang is aborted, or the driver goes away."""
+    hub = Hub(2, None, None)
+    server = ChannelServer(hub, "127.0.0.1")
+    channel = ChannelClient(("127.0.0.1", server.port), server.token, 0, "here")
+    threading.Timer(0.2, hub.abort if driver_lives else server.close).start()
+    with pytest.raises(RankAbortedError):
+        _everyones_host(channel, 0, "here")
+    assert channel.driver_lost != driver_lives
+    channel.close()
+    server.close()
+
+
+def test_hosts_come_in_rank_order() -> None:
+    hub = Hub(3, None, None)
+    server = ChannelServer(hub, "127.0.0.1")
+    hosts = ["a", "b", "a"]
+    channels = [ChannelClient(("127.0.0.1", server.port), server.token, rank, host) for rank, host in enumerate(hosts)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(_everyones_host, channels, range(3), hosts))
+    assert found == [hosts] * 3
+    for channel in channels:
+        channel.close()
+    server.close()
+
+
+def test_the_cause_of_a_failed_stage_is_the_line_that_says_something() -> None:
+    text = """An error occurred while calling o10.collectToPython.
+: org.apache.spark.SparkException: Job aborted due to stage failure: Could not recover from a failed barrier ResultStage.
+org.apache.spark.api.python.PythonException: Traceback (most recent call last):
+  File "barrier.py", line 169, in _task
+sparkml.errors.LaunchError: rank 1 on b cannot reach the driver at a:1: timed out
+"""
+    assert _first_cause(RuntimeError(text)).endswith("rank 1 on b cannot reach the driver at a:1: timed out")

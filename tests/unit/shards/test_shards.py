@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,27 @@ def test_no_groups_no_rows(url: str) -> None:
     assert list(ShardReader(url, []).batches(10, shuffle_seed=1)) == []
 
 
-def test_a_lost_file_surfaces_at_the_consumer(url: str) -> None:
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_lost_file_surfaces_at_the_consumer(url: str, seed: int | None) -> None:
     groups = [RowGroup("part-gone.parquet", 0, 5)]
     with pytest.raises(OSError, match="part-gone"):
-        list(ShardReader(url, groups).batches(10))
+        list(ShardReader(url, groups).batches(10, shuffle_seed=seed))
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+@pytest.mark.parametrize("claim", [{"rows": 51}, {"rows": 49}, {"index": 3}])
+def test_a_file_that_is_not_the_manifest_s_is_refused(url: str, seed: int | None, claim: dict[str, int]) -> None:
+    first = ShardSet.open(url).groups[0]
+    with pytest.raises(StorageError, match=rf"{first.path} is not the file that its manifest describes"):
+        list(ShardReader(url, [replace(first, **claim)]).batches(10, shuffle_seed=seed))
+
+
+def test_storage_that_is_not_local_is_read_ahead(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ShardReader, "_local", False)
+    groups = ShardSet.open(url).groups
+    assert rows_of(ShardReader(url, groups).batches(32)) == list(range(230))
+    with pytest.raises(StorageError, match="part-gone"):
+        list(ShardReader(url, [*groups, RowGroup("part-gone.parquet", 0, 5)]).batches(10))
 
 
 def test_only_shards_are_opened_as_shards(tmp_path: Path) -> None:
