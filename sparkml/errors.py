@@ -17,9 +17,15 @@ class SparkmlError(Exception):
         What happened, with the offending value and what would have been allowed.
     hint
         The next thing to do: a command to type or a setting to change.
+
+    Attributes
+    ----------
+    failure
+        The `sparkml.launch.failure.RankFailure` that brought the error about, if one did.
     """
 
     exit_code: ClassVar[int] = 1
+    failure: object = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

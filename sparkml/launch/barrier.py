@@ -2,56 +2,53 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
-import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
-import pyarrow as pa
 
-from sparkml.errors import LaunchError
-from sparkml.launch.channel import ChannelClient, ChannelServer
-from sparkml.launch.child import Place
-from sparkml.launch.gang import Gang, Hub, Report
-from sparkml.launch.supervise import RankAbortedError, cores_of, run_rank
+from sparkml.errors import LaunchError, SparkmlError
+from sparkml.launch.channel import ChannelServer
+from sparkml.launch.failure import RankFailure
+from sparkml.launch.gang import STALL_SECONDS, Gang, Hub, Report
+from sparkml.launch.task import END_SECONDS, Call, rank_task
+from sparkml.launch.versions import ONE_ENVIRONMENT, installed
 from sparkml.launch.worker import Worker
 
 if TYPE_CHECKING:
+    from pyspark.resource import ResourceProfile
     from pyspark.sql import Row, SparkSession
 
 log = logging.getLogger(__name__)
 
 _EXECUTORS_SECONDS = 60.0  # executors of a fresh application may still be on their way
-_END_SECONDS = 10.0  # an aborted gang leaves by itself in less; then Spark kills what is left
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What every task needs; travels in the closure, by Spark's authenticated RPC."""
-
-    code: bytes
-    size: int
-    pin: bool
-    driver: tuple[str, int]
-    token: str
+_RECOVER_SECONDS = 20.0  # how long a gang that may start smaller waits for the slots that it would rather have
+# Two barrier stages that each hold some of the slots wait for each other without end. pyspark has one application per process.
+_one_gang = threading.Lock()
 
 
 class BarrierGang(Gang):
     """One rank per task of a barrier stage, each in a child process of its task.
+
+    A second gang of the same application waits until the first has ended.
 
     Parameters
     ----------
     start_timeout
         Seconds that the ranks may take to start. Spark counts total slots, not free ones: on a busy cluster a barrier stage
         would wait without end.
+    cpus_per_rank
+        Cores of each rank, whatever ``spark.task.cpus`` is; None: what Spark gives to any task. Not on ``local[*]``, where
+        ranks share the machine's cores equally.
+    gpus_per_rank
+        GPUs of each rank: it sees those that Spark gave to its task, and no others. 0 leaves ``CUDA_VISIBLE_DEVICES`` alone,
+        unless every task of the application gets GPUs.
     """
 
     def __init__(
@@ -61,20 +58,32 @@ class BarrierGang(Gang):
         log_dir: str | None = None,
         on_report: Report | None = None,
         pin: bool = True,
+        stall_timeout: float = STALL_SECONDS,
         start_timeout: float = 300.0,
+        cpus_per_rank: int | None = None,
+        gpus_per_rank: int = 0,
     ) -> None:
-        super().__init__(log_dir=log_dir, on_report=on_report, pin=pin)
-        self._spark, self._start_timeout = spark, start_timeout
+        super().__init__(log_dir=log_dir, on_report=on_report, pin=pin, stall_timeout=stall_timeout)
+        self._spark, self._start_timeout, self._cpus = spark, start_timeout, cpus_per_rank
+        self._profile = task_profile(spark, cpus_per_rank, gpus_per_rank)
 
     def run(self, fn: Callable[[Worker], bytes], size: int) -> list[bytes]:
-        preflight(self._spark, size)
+        with _one_gang:
+            return self._run(fn, size)
+
+    def available(self, size: int) -> int:
+        return min(size, _wait_for_slots(self._spark, size, _RECOVER_SECONDS, self._profile))
+
+    def _run(self, fn: Callable[[Worker], bytes], size: int) -> list[bytes]:
+        preflight(self._spark, size, self._profile)
         context = self._spark.sparkContext
         conf = context.getConf()
         local = str(context.master).startswith("local")
         host = "127.0.0.1" if local else str(conf.get("spark.driver.host"))
-        hub = Hub(size, self.log_dir, self.on_report)
+        hub = Hub(size, self.log_dir, self.on_report, self.stall_timeout)
         server = ChannelServer(hub, host if local else str(conf.get("spark.driver.bindAddress", host)))
-        call = _Call(cloudpickle.dumps(fn), size, self.pin, (host, server.port), server.token)
+        driver, code = (host, server.port), cloudpickle.dumps(fn)
+        call = Call(code, size, self.pin, self._cpus, self.stall_timeout, installed(), driver, server.token)
         try:
             return self._collect(call, hub, server)
         finally:
@@ -82,29 +91,47 @@ class BarrierGang(Gang):
             server.close()
             hub.close()
 
-    def _collect(self, call: _Call, hub: Hub, server: ChannelServer) -> list[bytes]:
+    def _collect(self, call: Call, hub: Hub, server: ChannelServer) -> list[bytes]:
+        from pyspark import InheritableThread
+
         context = self._spark.sparkContext
         tag = f"sparkml-gang-{uuid.uuid4().hex[:8]}"
         over = threading.Event()
-        context.addJobTag(tag)
-        context.setJobDescription(f"gang of {call.size} ranks")
-        watch = threading.Thread(target=self._watch, args=(tag, hub, server, over), daemon=True)
-        watch.start()
-        error: Exception | None = None
         ended: list[Row] = []
+        problems: list[Exception] = []
+
+        def stage() -> None:
+            try:
+                context.addJobTag(tag)
+                context.setJobDescription(f"gang of {call.size} ranks")
+                ranks = self._spark.range(call.size, numPartitions=call.size)
+                # not rdd.barrier(): RDDs and DataFrames have separate Python workers, and those that wrote the shards are warm
+                task = partial(rank_task, call=call)
+                ended.extend(ranks.mapInArrow(task, "rank int, result binary", barrier=True, profile=self._profile).collect())
+            except Exception as problem:
+                problems.append(problem)
+
+        # A thread of its own, for Ctrl-C: pyspark cancels jobs in the signal's handler, over the line to the JVM of the very
+        # thread that was interrupted. If that thread waits there for an answer, the handler fails and nothing is cancelled.
+        job = InheritableThread(stage, daemon=True)
+        threading.Thread(target=self._watch, args=(tag, hub, server, over), daemon=True).start()
+        job.start()
         try:
-            ranks = self._spark.range(call.size, numPartitions=call.size)
-            # not rdd.barrier(): RDDs and DataFrames have separate Python workers, and those that wrote the shards are warm
-            ended = ranks.mapInArrow(partial(_rank, call=call), "rank int, result binary", barrier=True).collect()
-        except Exception as problem:  # whatever Spark says, a rank's own account is better
-            error = problem
-            hub_is_told = time.monotonic() + 1.0
-            while hub.failure is None and time.monotonic() < hub_is_told:
-                time.sleep(0.05)
+            job.join()
+        except BaseException:
+            hub.abort()
+            context.cancelJobsWithTag(tag)  # without pyspark's handler nobody else does
+            job.join(END_SECONDS)
+            raise
         finally:
             over.set()
-            context.removeJobTag(tag)
-            context.setJobDescription(None)  # type: ignore[arg-type]
+        error = problems[0] if problems else None  # whatever Spark says, a rank's own account is better
+        cancelled = not hub.aborted and re.search(r"Job \d+ cancelled", str(error)) is not None
+        hub_is_told = time.monotonic() + 1.0
+        while error is not None and not cancelled and hub.failure is None and time.monotonic() < hub_is_told:
+            time.sleep(0.05)
+        if cancelled:  # by a person; its tasks look lost, but nobody wants them back
+            raise LaunchError("the gang's Spark job was cancelled", hint="run it again when it is wanted") from error
         if hub.failure is not None:
             raise hub.failure.as_error() from error
         results = {row.rank: bytes(row.result) for row in ended if row.result is not None}
@@ -114,7 +141,7 @@ class BarrierGang(Gang):
                 hint="wait for the other jobs of this application to end, or lower num_proc",
             ) from error
         if error is not None:
-            raise LaunchError(f"the barrier stage failed: {_first_cause(error)}", hint="see the executors' logs") from error
+            raise _stage_failure(error, server.absent) from error
         return [results[rank] for rank in range(call.size)]
 
     def _watch(self, tag: str, hub: Hub, server: ChannelServer, over: threading.Event) -> None:
@@ -122,7 +149,7 @@ class BarrierGang(Gang):
         deadline = time.monotonic() + self._start_timeout
         while not over.wait(0.2):
             if hub.aborted:
-                if not over.wait(_END_SECONDS):
+                if not over.wait(END_SECONDS):
                     self._spark.sparkContext.cancelJobsWithTag(tag)
                 return
             if server.joined < hub.size and time.monotonic() > deadline:
@@ -131,84 +158,97 @@ class BarrierGang(Gang):
                 return
 
 
-def slots(spark: SparkSession) -> int:
+def task_profile(spark: SparkSession, cpus: int | None, gpus: int) -> ResourceProfile | None:
+    """Return what to ask Spark for besides what every task of this application gets; None for nothing.
+
+    Raises
+    ------
+    LaunchError
+        This master cannot give it.
+    """
+    conf = spark.sparkContext.getConf()
+    usual = int(str(conf.get("spark.task.cpus", "1"))), float(str(conf.get("spark.task.resource.gpu.amount", "0")))
+    wanted = usual[0] if cpus is None else cpus, float(gpus) or usual[1]
+    if wanted[0] < 1 or gpus < 0:
+        raise LaunchError(
+            f"a rank cannot have {wanted[0]} cores and {gpus} GPUs", hint="ask for at least one core, and 0 GPUs or more"
+        )
+    if wanted == usual:
+        return None
+    if _one_machine(spark):
+        raise LaunchError(
+            f"{spark.sparkContext.master} gives every task {usual[0]} cores and {usual[1]:g} GPUs, "
+            f"the gang wants {wanted[0]} and {wanted[1]:g} for each rank",
+            hint="leave cpus_per_rank out: the ranks of one machine share its cores equally, and all its GPUs are visible"
+            if not gpus
+            else "set gpus_per_rank to 0: all GPUs of the machine are visible to its ranks; or use a cluster",
+        )
+    if gpus and conf.get("spark.executor.resource.gpu.amount") is None:
+        raise LaunchError(
+            f"{gpus} GPUs were asked for each rank, but the executors have none (spark.executor.resource.gpu.amount is not set)",
+            hint="submit with --conf spark.executor.resource.gpu.amount=N and spark.executor.resource.gpu.discoveryScript=PATH",
+        )
+    from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
+
+    requests = TaskResourceRequests().cpus(wanted[0])
+    if wanted[1]:
+        requests = requests.resource("gpu", wanted[1])
+    return ResourceProfileBuilder().require(requests).build
+
+
+def slots(spark: SparkSession, profile: ResourceProfile | None = None) -> int:
     """Return how many barrier tasks can run at once on the executors that are there now (cores / ``spark.task.cpus``)."""
-    jvm = spark.sparkContext._jsc.sc()
-    return int(jvm.maxNumConcurrentTasks(jvm.resourceProfileManager().defaultResourceProfile()))
+    jvm: Any = spark.sparkContext._jsc.sc()
+    known = jvm.resourceProfileManager()
+    wanted = known.defaultResourceProfile() if profile is None else profile._java_resource_profile
+    if profile is not None:
+        known.addResourceProfile(wanted)  # as the stage will; Spark counts for registered profiles only
+    return int(jvm.maxNumConcurrentTasks(wanted))
 
 
-def preflight(spark: SparkSession, size: int) -> None:
+def preflight(spark: SparkSession, size: int, profile: ResourceProfile | None = None) -> None:
     """Raise `LaunchError` if a gang of `size` ranks cannot run here: too few slots, or dynamic allocation."""
     context = spark.sparkContext
-    local = str(context.master).startswith("local") and not str(context.master).startswith("local-cluster")
     if size < 1:
         raise LaunchError(f"a gang needs at least one rank, {size} were asked for", hint="set num_proc to 1 or more")
-    if not local and context.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
+    if not _one_machine(spark) and context.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
         raise LaunchError(
             "spark.dynamicAllocation.enabled is true: Spark refuses barrier stages with it",
             hint="run with --conf spark.dynamicAllocation.enabled=false and a fixed spark.executor.instances",
         )
-    deadline = time.monotonic() + (0 if local else _EXECUTORS_SECONDS)
-    while (found := slots(spark)) < size and time.monotonic() < deadline:
-        time.sleep(0.5)
+    found = _wait_for_slots(spark, size, _EXECUTORS_SECONDS, profile)
     if found < size:
-        task_cpus = context.getConf().get("spark.task.cpus", "1")
+        per_slot = f"cores / spark.task.cpus = {context.getConf().get('spark.task.cpus', '1')}"
+        if profile is not None:
+            per_slot = " and ".join(f"{request.amount:g} {name}" for name, request in profile.taskResources.items()) + " for each"
         raise LaunchError(
-            f"{size} ranks need {size} slots at once, {context.master} has {found} (cores / spark.task.cpus = {task_cpus})",
+            f"{size} ranks need {size} slots at once, {context.master} has {found} ({per_slot})",
             hint=f"lower num_proc to {found}"
-            + (f", or run with --master local[{size}]" if local else ", or give more executors or cores"),
+            + (f", or run with --master local[{size}]" if _one_machine(spark) else ", or give more executors or cores"),
         )
 
 
-def _rank(batches: Iterator[pa.RecordBatch], call: _Call) -> Iterator[pa.RecordBatch]:
-    for _ in batches:  # Spark keeps a Python worker for the next stage only when it has read all of its input
-        pass
-    yield from _task(call)
+def _one_machine(spark: SparkSession) -> bool:
+    master = str(spark.sparkContext.master)
+    return master.startswith("local") and not master.startswith("local-cluster")
 
 
-def _task(call: _Call) -> Iterator[pa.RecordBatch]:
-    """Run one rank. A failure is told to the driver, which stops all ranks; the stage itself then ends without an exception.
-
-    When the driver cannot be told, the task raises: the failed barrier task fails the stage, and Spark kills the others.
-    """
-    from pyspark import BarrierTaskContext
-
-    context = BarrierTaskContext.get()
-    rank, host = context.partitionId(), socket.gethostname()
-    channel = ChannelClient(call.driver, call.token, rank, host)
-    try:
-        hosts = _everyones_host(channel, rank, host)
-        local_rank, local_size = hosts[:rank].count(host), hosts.count(host)
-        place = Place(rank, call.size, local_rank, local_size, host, cores_of(local_rank, local_size, pin=call.pin))
-        yield _row(rank, run_rank(call.code, place, channel))
-    except RankAbortedError:
-        if not channel.aborted.wait(_END_SECONDS) or channel.driver_lost:
-            raise
-        yield _row(rank, None)
-    finally:
-        with contextlib.suppress(OSError):
-            channel.close()
+def _wait_for_slots(spark: SparkSession, size: int, seconds: float, profile: ResourceProfile | None) -> int:
+    """Return the slots that are there as soon as they are enough, or after so many seconds; ``local[*]`` gets no more."""
+    deadline = time.monotonic() + (0 if _one_machine(spark) else seconds)
+    while (found := slots(spark, profile)) < size and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
 
 
-def _row(rank: int, result: bytes | None) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([rank], pa.int32()), pa.array([result], pa.binary())], names=["rank", "result"])
-
-
-def _everyones_host(channel: ChannelClient, rank: int, host: str) -> list[str]:
-    """Gather the ranks' hosts over our own line: Spark's `allGather` answers only once a second."""
-    hosts: list[str] = []
-    answered = threading.Event()
-
-    def answer(blocks: list[bytes]) -> None:
-        hosts.extend(block.decode() for block in blocks)
-        answered.set()
-
-    channel.on_abort(answered.set)
-    channel.offer(rank, host.encode(), answer)
-    answered.wait()
-    if not hosts:
-        raise RankAbortedError(f"rank {rank} has ended")
-    return hosts
+def _stage_failure(error: Exception, absent: list[int]) -> SparkmlError:
+    """Return the error for a stage that failed without any rank's account of it."""
+    text, cause = str(error), _first_cause(error)
+    if "PYTHON_VERSION_MISMATCH" in text:
+        return LaunchError(f"the barrier stage failed: {cause}", hint=ONE_ENVIRONMENT)
+    if absent and ("ExecutorLostFailure" in text or "Python worker exited unexpectedly" in text):
+        return RankFailure(absent[0], "its executor", "lost", f"was lost before it started: {cause}").as_error()
+    return LaunchError(f"the barrier stage failed: {cause}", hint="see the executors' logs")
 
 
 def _first_cause(error: Exception) -> str:

@@ -17,10 +17,22 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from sparkml.errors import LaunchError
-from sparkml.launch.gang import Hub, RankFailure, Reply
+from sparkml.launch.failure import RankFailure
+from sparkml.launch.gang import Hub, Reply
+from sparkml.launch.pulse import Beat
 
 _GREETING_BYTES = 1024  # nobody unauthenticated makes us read more
 _GREETING_SECONDS = 30.0
+
+# A host that lost its power or its network says nothing: without these, TCP would believe in it for hours when nothing is sent,
+# and for a quarter of an hour when something is. Linux names; where the system lacks one, its own patience holds.
+_DEAD_AFTER_SECONDS = 30
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": (_DEAD_AFTER_SECONDS - 10) // 5,
+    "TCP_USER_TIMEOUT": _DEAD_AFTER_SECONDS * 1000,
+}
 
 
 def _proof(token: str, side: str, rank: int, nonces: str) -> str:
@@ -31,6 +43,10 @@ class _Line:
     """One connection: JSON objects, one per line."""
 
     def __init__(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._sock = sock
         self._reader: IO[bytes] = sock.makefile("rb")
         self._sending = threading.Lock()
@@ -81,6 +97,11 @@ class ChannelServer:
         """How many ranks have connected so far."""
         return len(self._hosts)
 
+    @property
+    def absent(self) -> list[int]:
+        """The ranks that never connected."""
+        return [rank for rank in range(self._hub.size) if rank not in self._hosts]
+
     def close(self) -> None:
         self._closed = True
         with contextlib.suppress(OSError):
@@ -118,7 +139,7 @@ class ChannelServer:
             while (message := line.receive()) is not None:
                 self._handle(rank, line, message)
             if rank not in self._ended and not self._hub.aborted:
-                cause = "was lost: its Spark task ended without a word (executor killed, out of memory, or preempted?)"
+                cause = "was lost: its Spark task ended without a word (executor killed, out of memory, or preempted? host gone?)"
                 self._hub.fail(RankFailure(rank, self._hosts[rank], "lost", cause))
         finally:
             line.close()
@@ -138,12 +159,15 @@ class ChannelServer:
             if rank in self._lines:
                 return None
             self._lines[rank], self._hosts[rank] = line, str(hello.get("host"))
+        self._hub.joined(rank, self._hosts[rank])
         return rank
 
     def _handle(self, rank: int, line: _Line, message: dict[str, Any]) -> None:
         match message.get("op"):
             case "gather":
                 self._hub.offer(rank, base64.b64decode(message["payload"]), lambda blocks: _answer(line, blocks))
+            case "beat":
+                self._hub.beat(rank, Beat(str(message["phase"]), int(message["step"]), float(message["seconds"])))
             case "report":
                 self._hub.report(rank, message["progress"])
             case "log":
@@ -212,6 +236,9 @@ class ChannelClient:
     def offer(self, rank: int, payload: bytes, reply: Reply) -> None:
         self._reply = reply
         self._line.send({"op": "gather", "payload": base64.b64encode(payload).decode()})
+
+    def beat(self, rank: int, beat: Beat) -> None:
+        self._line.send({"op": "beat", **vars(beat)})
 
     def report(self, rank: int, progress: dict[str, Any]) -> None:
         self._line.send({"op": "report", "progress": progress})

@@ -13,12 +13,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from sparkml.errors import SparkmlError
 from sparkml.launch import wire
+from sparkml.launch.pulse import BEAT_SECONDS
 
 _PR_SET_PDEATHSIG = 1
 ORPHANED = 113  # exit code of a child that found itself without its parent
@@ -26,7 +28,17 @@ ORPHANED = 113  # exit code of a child that found itself without its parent
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank stands: in the gang, on its host, and on which cores (none: wherever the kernel likes)."""
+    """Where a rank stands: in the gang, on its host, and on what it may compute there.
+
+    Attributes
+    ----------
+    cores
+        What the rank is pinned to; none: wherever the kernel likes.
+    threads
+        How many threads it may compute with.
+    gpus
+        The addresses that Spark gave to its task; none: whatever is visible anyway.
+    """
 
     rank: int
     size: int
@@ -34,6 +46,8 @@ class Place:
     local_size: int
     host: str
     cores: tuple[int, ...] = ()
+    threads: int = 1
+    gpus: tuple[str, ...] = ()
 
 
 class ChildWorker:
@@ -44,6 +58,7 @@ class ChildWorker:
         self.local_rank, self.local_size = place.local_rank, place.local_size
         self._control = control
         self._sending = threading.Lock()
+        self._noted = ("", 0, time.monotonic())
 
     def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
         with self._sending:
@@ -69,6 +84,21 @@ class ChildWorker:
     def report(self, progress: dict[str, Any]) -> None:
         self.send({"op": "report", "progress": progress})
 
+    def note(self, phase: str, step: int) -> None:
+        noted = (str(phase), int(step))  # NumPy's numbers do not serialise
+        if noted != self._noted[:2]:
+            self._noted = (*noted, time.monotonic())
+
+    def beat(self) -> None:
+        """Send signs of life until the parent is gone."""
+        while True:
+            phase, step, since = self._noted
+            try:
+                self.send({"op": "beat", "phase": phase, "step": step, "seconds": time.monotonic() - since})
+            except OSError:
+                return
+            time.sleep(BEAT_SECONDS)
+
 
 def main() -> None:
     """Run the function that the parent sends, answer with its result or its error, and leave."""
@@ -76,12 +106,13 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)  # or a grandchild would keep the socket open after our death
     fields = json.loads(sys.argv[2])
-    place = Place(**{**fields, "cores": tuple(fields["cores"])})
+    place = Place(**{**fields, "cores": tuple(fields["cores"]), "gpus": tuple(fields["gpus"])})
     code = sys.stdin.buffer.read(int.from_bytes(sys.stdin.buffer.read(8), "big"))
     threading.Thread(target=_watch_parent, daemon=True).start()
     if place.cores:
         os.sched_setaffinity(0, place.cores)
     worker = ChildWorker(place, control)
+    threading.Thread(target=worker.beat, daemon=True).start()
     try:
         result = pickle.loads(code)(worker)  # from our own parent, over a pipe that nobody else holds
         if not isinstance(result, bytes):

@@ -23,13 +23,16 @@ class ProcessGang(Gang):
         if size < 1:
             raise LaunchError(f"a gang needs at least one rank, {size} were asked for")
         code = cloudpickle.dumps(fn)
-        hub = Hub(size, self.log_dir, self.on_report)
+        hub = Hub(size, self.log_dir, self.on_report, self.stall_timeout)
+        host = socket.gethostname()
         results: dict[int, bytes] = {}
 
         def rank(number: int) -> None:
-            cores = cores_of(number, size, pin=self.pin)
+            cores, share = cores_of(number, size, pin=self.pin)
+            place = Place(number, size, number, size, host, cores, share)
+            hub.joined(number, host)
             with contextlib.suppress(RankAbortedError):
-                results[number] = run_rank(code, Place(number, size, number, size, socket.gethostname(), cores), hub)
+                results[number] = run_rank(code, place, hub, self.stall_timeout)
 
         threads = [threading.Thread(target=rank, args=(number,), daemon=True) for number in range(size)]
         try:

@@ -1,4 +1,4 @@
-"""The parent's side of one rank: start its child process, pass its frames on, and say how it ended."""
+"""The parent's side of one rank: start its child process, pass its frames on, and say how it ended or why it had to."""
 
 from __future__ import annotations
 
@@ -16,25 +16,33 @@ from typing import IO, Any
 
 from sparkml.launch import wire
 from sparkml.launch.child import Place
-from sparkml.launch.gang import TAIL_LINES, Meeting, RankFailure, ended_by
+from sparkml.launch.failure import TAIL_LINES, RankFailure, ended_by
+from sparkml.launch.gang import Meeting
+from sparkml.launch.pulse import Beat, RunningClock, too_slow
 
 _EXIT_SECONDS = 5.0
+_CHECK_SECONDS = 1.0
+_DUMP_SECONDS = 1.0
 
 
 class RankAbortedError(Exception):
     """The rank was stopped because another one failed."""
 
 
-def cores_of(local_rank: int, local_size: int, *, pin: bool) -> tuple[int, ...]:
-    """Return the cores of a rank: an equal share of those this process may use; none when there are fewer than ranks."""
+def cores_of(local_rank: int, local_size: int, *, pin: bool, cpus: int | None = None) -> tuple[tuple[int, ...], int]:
+    """Return the cores to pin a rank to, and its number of threads.
+
+    Without `cpus`, ranks share equally what this process may use. No cores when there are not enough for all, or not `pin`.
+    """
     usable = sorted(os.sched_getaffinity(0))
-    share = len(usable) // local_size
-    return tuple(usable[local_rank * share : (local_rank + 1) * share]) if pin else ()
+    share = cpus or len(usable) // local_size
+    enough = pin and share * local_size <= len(usable)
+    return tuple(usable[local_rank * share : (local_rank + 1) * share]) if enough else (), max(1, share)
 
 
 def _environment(place: Place) -> dict[str, str]:
-    threads = str(len(place.cores) or max(1, len(os.sched_getaffinity(0)) // place.local_size))
-    return {
+    threads = str(place.threads)
+    environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),  # --py-files archives reach the child too
         "PYTHONUNBUFFERED": "1",
@@ -46,6 +54,9 @@ def _environment(place: Place) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "KERAS_BACKEND": "tensorflow",
     }
+    if place.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
+    return environment
 
 
 class _Child:
@@ -56,6 +67,9 @@ class _Child:
         arguments = [sys.executable, "-m", "sparkml.launch.child", str(theirs.fileno()), json.dumps(dataclasses.asdict(place))]
         self.control = ours
         self.aborted = False
+        self.clock = RunningClock()
+        self.heard = 0.0  # by `clock`
+        self.stalled: RankFailure | None = None
         self._sending = threading.Lock()
         self.process = subprocess.Popen(
             arguments,
@@ -76,6 +90,11 @@ class _Child:
         with self._sending, contextlib.suppress(OSError):
             wire.send(self.control, header, payload)
 
+    def receive(self) -> tuple[dict[str, Any], bytes] | None:
+        frame = wire.receive(self.control)
+        self.heard = self.clock.seconds
+        return frame
+
     def abort(self) -> None:
         self.aborted = True
         self.kill()
@@ -85,6 +104,8 @@ class _Child:
             return  # its process id may belong to another by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):  # a process in the kernel's hands (dead disk) does not die, and must not hold us up
+            self.control.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> int:
         """Wait for the end, by force after a few seconds, and return the exit code."""
@@ -92,7 +113,10 @@ class _Child:
             code = self.process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            code = self.process.wait()
+            try:
+                code = self.process.wait(_EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                code = -signal.SIGKILL  # it will die of it when the kernel lets it
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
@@ -100,7 +124,7 @@ class _Child:
         return code
 
 
-def run_rank(code: bytes, place: Place, meeting: Meeting) -> bytes:
+def run_rank(code: bytes, place: Place, meeting: Meeting, stall_timeout: float) -> bytes:
     """Run the pickled function `code` as one rank in a child process and return its result.
 
     Raises
@@ -114,24 +138,30 @@ def run_rank(code: bytes, place: Place, meeting: Meeting) -> bytes:
     assert child.process.stdout is not None
     logs = threading.Thread(target=_follow, args=(child.process.stdout, place, meeting, tail), daemon=True)
     logs.start()
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(child, place, stall_timeout, over), daemon=True).start()
     result: bytes | None = None
     failure: RankFailure | None = None
     try:
         while result is None and failure is None:
-            frame = wire.receive(child.control)
+            frame = child.receive()
             if frame is None:
                 break
             header, payload = frame
             if header["op"] == "gather":
                 meeting.offer(place.rank, payload, lambda blocks: _answer(child, blocks))
+            elif header["op"] == "beat":
+                meeting.beat(place.rank, Beat(header["phase"], header["step"], header["seconds"]))
             elif header["op"] == "report":
                 meeting.report(place.rank, header["progress"])
             elif header["op"] == "result":
                 result = payload
             else:
                 failure = _raised(header, place)
+        over.set()
         child.send({"op": "seen"})
     finally:
+        over.set()
         if result is None and failure is None:
             child.kill()  # an interrupted parent, or a child that closed its socket and lives on
         exit_code = child.close()
@@ -140,8 +170,44 @@ def run_rank(code: bytes, place: Place, meeting: Meeting) -> bytes:
         meeting.done(place.rank)
         return result
     if not child.aborted:
-        meeting.fail(dataclasses.replace(failure or _died(exit_code, place), tail=tuple(tail)))
+        meeting.fail(dataclasses.replace(failure or child.stalled or _died(exit_code, place), tail=tuple(tail)))
     raise RankAbortedError(f"rank {place.rank} has ended")
+
+
+def _watch(child: _Child, place: Place, limit: float, over: threading.Event) -> None:
+    """End a child that gives no sign of life for too long."""
+    while not over.wait(_CHECK_SECONDS):
+        silence = child.clock.tick() - child.heard
+        if silence > limit:
+            state = _state(child.process.pid)
+            if state is None:
+                return  # it has just ended: whoever reads its frames knows already
+            cause = f"gave no sign of life for {silence:.0f} s: its process {state}"
+            child.stalled = RankFailure(place.rank, place.host, "stalled", cause, hint=too_slow(limit))
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.kill(child.process.pid, signal.SIGABRT)  # leaves its Python stack in the last lines, if it can run at all
+                child.process.wait(_DUMP_SECONDS)
+            child.kill()
+            return
+
+
+def _state(pid: int) -> str | None:
+    """Return in words what a process that does not answer does; None when it has ended."""
+    import psutil
+
+    try:
+        status = psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return None
+    words = {
+        psutil.STATUS_ZOMBIE: None,
+        psutil.STATUS_DEAD: None,
+        psutil.STATUS_STOPPED: "is stopped (SIGSTOP)",
+        psutil.STATUS_TRACING_STOP: "is stopped by a debugger",
+        psutil.STATUS_DISK_SLEEP: "waits for a disk or a network file system (uninterruptible)",
+        psutil.STATUS_RUNNING: "is busy in native code, which does not let Python run",
+    }
+    return words.get(status, "sits in native code, which does not let Python run")
 
 
 def _answer(child: _Child, blocks: list[bytes]) -> None:

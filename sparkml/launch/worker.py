@@ -38,5 +38,12 @@ class Worker(Protocol):
     def log(self, text: str) -> None:
         """Write a line to this rank's log."""
 
+    def note(self, phase: str, step: int) -> None:
+        """Say what this rank does from now on: "start", "data", "step", "callback", "checkpoint" ... of which step.
+
+        Costs next to nothing, so it may come several times in every step. By it a gang that hangs is told from one that works,
+        and who is to blame: ranks in "step" may wait in a collective, ranks in any other phase never wait for others.
+        """
+
     def report(self, progress: dict[str, Any]) -> None:
         """Send JSON-serialisable progress to whoever started the gang; ``rank`` is added."""

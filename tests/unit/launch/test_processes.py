@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -36,7 +37,8 @@ def test_megabytes_travel_both_ways() -> None:
     assert ProcessGang().run(fn, 2) == [b"-" + block] * 2
 
 
-def test_reports_and_logs_reach_the_parent_tagged(tmp_path: Path) -> None:
+def test_reports_and_logs_reach_the_parent_tagged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sparkml.ranks")
     seen: list[dict[str, Any]] = []
 
     def fn(worker: Worker) -> bytes:
@@ -50,6 +52,8 @@ def test_reports_and_logs_reach_the_parent_tagged(tmp_path: Path) -> None:
     lines = (tmp_path / "rank-1.log").read_text().splitlines()
     assert [line.partition("] ")[2] for line in lines] == ["hello", "from native code"]
     assert all(line.startswith("[rank 1 ") for line in lines)
+    logged = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert [entry for entry in logged if "[rank 1 " in entry[2]] == [("sparkml.ranks", "INFO", line) for line in lines]
 
 
 def test_an_exception_names_the_rank_and_shows_its_last_lines() -> None:
