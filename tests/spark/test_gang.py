@@ -16,10 +16,15 @@ import pytest
 from pyspark.sql import SparkSession
 
 from sparkml.errors import DataError, LaunchError, TrainingError
-from sparkml.launch.barrier import BarrierGang, _everyones_host, _first_cause, slots
+from sparkml.launch import barrier
+from sparkml.launch.barrier import BarrierGang, _first_cause, slots
 from sparkml.launch.channel import ChannelClient, ChannelServer
+from sparkml.launch.failure import RankFailure
 from sparkml.launch.gang import Hub
+from sparkml.launch.restart import run_with_restarts
 from sparkml.launch.supervise import RankAbortedError
+from sparkml.launch.task import gather
+from sparkml.launch.versions import installed
 from sparkml.launch.worker import Worker
 
 
@@ -127,6 +132,106 @@ def test_busy_slots_are_an_error_not_a_hang(spark: SparkSession) -> None:
         holder.join()
 
 
+def test_a_second_gang_waits_for_the_first(spark: SparkSession) -> None:
+    """As under CrossValidator(parallelism=2). Its patience for slots would be over long before the first has ended."""
+
+    def fn(worker: Worker) -> bytes:
+        worker.barrier()
+        time.sleep(6)
+        return b"done"
+
+    with ThreadPoolExecutor(2) as pool:
+        gangs = [pool.submit(BarrierGang(spark, start_timeout=4.0).run, fn, 2) for _ in range(2)]
+        assert [gang.result() for gang in gangs] == [[b"done"] * 2] * 2
+
+
+def test_a_gang_that_a_person_cancels_is_not_started_again(spark: SparkSession) -> None:
+    def fn(worker: Worker) -> bytes:
+        worker.report({})
+        time.sleep(600)
+        return b""
+
+    started = threading.Event()
+    gang = BarrierGang(spark, on_report=lambda _: started.set())
+    person = threading.Thread(target=lambda: started.wait(60) and spark.sparkContext.cancelAllJobs())
+    person.start()
+    with pytest.raises(LaunchError, match="was cancelled") as caught:
+        run_with_restarts(gang, fn, 2, max_restarts=3)
+    assert caught.value.failure is None
+    person.join()
+
+
+def test_a_stopped_rank_is_killed_and_the_gang_starts_again(spark: SparkSession, tmp_path: Path) -> None:
+    def fn(worker: Worker) -> bytes:
+        worker.note("step", 1)
+        if worker.rank == 1 and not (tmp_path / "once").exists():
+            (tmp_path / "once").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        worker.barrier()
+        return b"done"
+
+    results, restarts = run_with_restarts(BarrierGang(spark, stall_timeout=5.0), fn, 2, max_restarts=1, min_size=1)
+    assert results == [b"done"] * 2 and [each.size for each in restarts] == [2]
+    assert "rank 1 on" in restarts[0].reason and "its process is stopped (SIGSTOP)" in restarts[0].reason
+    assert not psutil.pid_exists(int((tmp_path / "once").read_text()))
+
+
+def test_a_gang_that_hangs_names_who_holds_it_up(spark: SparkSession) -> None:
+    def fn(worker: Worker) -> bytes:
+        worker.note("step" if worker.rank == 1 else "callback", 2)
+        time.sleep(600)
+        return b""
+
+    with pytest.raises(LaunchError, match=r'rank 0 on \S+ hangs: in phase "callback" of step 2 for .*rank 1 in step 2'):
+        BarrierGang(spark, stall_timeout=5.0).run(fn, 2)
+
+
+def test_a_task_that_is_stopped_with_its_host_is_noticed_by_the_driver(spark: SparkSession) -> None:
+    """Only the task's own process can be stopped here; to the driver that looks like a frozen host: the line stays open."""
+
+    def fn(worker: Worker) -> bytes:
+        print("last words", flush=True)
+        if worker.rank == 1:
+            time.sleep(1.0)
+            os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(600)
+        return b""
+
+    with pytest.raises(LaunchError, match=r"rank 1 on \S+ was lost: no sign of life for (.|\n)*last words") as caught:
+        BarrierGang(spark, stall_timeout=5.0).run(fn, 2)
+    assert isinstance(caught.value.failure, RankFailure) and caught.value.failure.kind == "lost"
+
+
+def test_other_versions_than_the_drivers_are_refused(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = installed()
+    monkeypatch.setattr(barrier, "installed", lambda: {**mine, "numpy": "1.0", "keras": "9.9"})
+    with pytest.raises(LaunchError) as caught:
+        run_with_restarts(BarrierGang(spark), lambda worker: b"", 2, max_restarts=3)
+    text = str(caught.value)
+    assert f"rank 0 on {socket.gethostname()} has other versions than the driver: " in text
+    assert f"numpy {mine['numpy']} (the driver has 1.0)" in text and "(the driver has 9.9)" in text and "spark.archives" in text
+    assert "restart" not in text
+
+
+def test_cores_that_a_local_master_cannot_give_are_refused(spark: SparkSession) -> None:
+    with pytest.raises(LaunchError, match=r"local\[2\] gives every task 1 cores and 0 GPUs, the gang wants 2 and 0") as caught:
+        BarrierGang(spark, cpus_per_rank=2)
+    assert "leave cpus_per_rank out" in str(caught.value)
+    with pytest.raises(LaunchError, match="wants 1 and 1 for each rank"):
+        BarrierGang(spark, gpus_per_rank=1)
+    with pytest.raises(LaunchError, match="cannot have 0 cores"):
+        BarrierGang(spark, cpus_per_rank=0)
+
+
+def test_what_every_task_gets_anyway_may_be_asked_for(spark: SparkSession) -> None:
+    def fn(worker: Worker) -> bytes:
+        return json.dumps(
+            [len(os.sched_getaffinity(0)), os.environ["OMP_NUM_THREADS"], "CUDA_VISIBLE_DEVICES" in os.environ]
+        ).encode()
+
+    assert json.loads(BarrierGang(spark, cpus_per_rank=1).run(fn, 1)[0]) == [1, "1", "CUDA_VISIBLE_DEVICES" in os.environ]
+
+
 def test_strangers_get_nothing_from_the_channel() -> None:
     hub = Hub(2, None, None)
     server = ChannelServer(hub, "127.0.0.1")
@@ -148,20 +253,20 @@ def test_a_task_that_waits_for_the_others_hosts_is_told_of_the_end(driver_lives:
     channel = ChannelClient(("127.0.0.1", server.port), server.token, 0, "here")
     threading.Timer(0.2, hub.abort if driver_lives else server.close).start()
     with pytest.raises(RankAbortedError):
-        _everyones_host(channel, 0, "here")
+        gather(channel, 0, {"host": "here"})
     assert channel.driver_lost != driver_lives
     channel.close()
     server.close()
 
 
-def test_hosts_come_in_rank_order() -> None:
+def test_what_tasks_tell_comes_in_rank_order() -> None:
     hub = Hub(3, None, None)
     server = ChannelServer(hub, "127.0.0.1")
-    hosts = ["a", "b", "a"]
-    channels = [ChannelClient(("127.0.0.1", server.port), server.token, rank, host) for rank, host in enumerate(hosts)]
+    tasks = [{"host": host} for host in "aba"]
+    channels = [ChannelClient(("127.0.0.1", server.port), server.token, rank, "x") for rank in range(3)]
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(_everyones_host, channels, range(3), hosts))
-    assert found == [hosts] * 3
+        found = list(pool.map(gather, channels, range(3), tasks))
+    assert found == [tasks] * 3
     for channel in channels:
         channel.close()
     server.close()
