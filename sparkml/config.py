@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -41,6 +41,12 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     listed = ", ".join(choices[:40]) + (f", ... ({len(choices)} in all)" if len(choices) > 40 else "")
     return (f"did you mean '{folded[close[0]]}'? " if close else "") + f"allowed: {listed}"
+
+
+def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
+    """Return every problem of a settings model on one line; `spell` turns a field's name into the one that the user knows."""
+    problems = error.errors(include_url=False)
+    return "; ".join(f"{spell('.'.join(map(str, item['loc'])))} = {item['input']!r}: {item['msg']}" for item in problems)
 
 
 def check_name(value: str, what: str = "name") -> str:

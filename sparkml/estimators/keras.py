@@ -3,199 +3,223 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import uuid
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from pydantic import ValidationError
 from pyspark.ml import Estimator
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import (
-    HasFeaturesCol,
-    HasLabelCol,
     HasPredictionCol,
     HasProbabilityCol,
+    HasRawPredictionCol,
     HasSeed,
     HasValidationIndicatorCol,
+    HasWeightCol,
 )
-from pyspark.sql import DataFrame, Row
-from pyspark.sql import functions as F
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.sql import DataFrame
 
-from sparkml import plugins
 from sparkml.config import suggest
-from sparkml.errors import ConfigError, DataError
+from sparkml.errors import ConfigError
+from sparkml.estimators.keras_data import Asked, Frame, Prepared
 from sparkml.estimators.keras_model import KerasClassificationModel, KerasModel, KerasRegressionModel
-from sparkml.estimators.keras_params import HasInputShape, HasTraining, explain
-from sparkml.estimators.materialise import as_shards
+from sparkml.estimators.keras_params import HasColumns, HasGang, HasTraining
 from sparkml.launch.barrier import BarrierGang, preflight, slots
 from sparkml.launch.gang import Report
-from sparkml.learners.keras import Build, KerasJob, Target, train_keras
-from sparkml.learners.net import Net
-from sparkml.lineage.fingerprint import fingerprint
-from sparkml.storage import Manifest, Store
+from sparkml.launch.restart import Restart, run_with_restarts
+from sparkml.learners.keras_job import KerasJob, train_keras
+from sparkml.learners.source import ModelSource, source_of
+from sparkml.learners.training import TrainingOptions
+from sparkml.observe.progress import Board
+from sparkml.storage import Store
 
-_GROUPS_PER_RANK = 8  # enough row groups for shares of nearly equal size
-_MAX_ROWS_PER_GROUP = 1 << 16
+_FILE = "model.keras"
 
 
 class KerasEstimator(
     Estimator[KerasModel],
-    HasFeaturesCol,
-    HasLabelCol,
+    HasColumns,
     HasPredictionCol,
     HasValidationIndicatorCol,
+    HasWeightCol,
     HasSeed,
-    HasInputShape,
+    HasGang,
     HasTraining,
+    MLWritable,
+    MLReadable[Any],
 ):
     """What both estimators share.
+
+    Columns of doubles and vectors are numbers; columns of integers, alone or in arrays, are ids (0 pads sequences).
 
     Parameters
     ----------
     model
-        A name in `sparkml.learners.zoo` (``"cnn"``), a mapping ``{"type": "cnn", "dense": 64}``, or a function
-        ``(input_shape, outputs, task) -> keras.Model`` ending in a softmax (classification) or a linear layer (regression).
+        One of
+
+        - a name in `sparkml.learners.zoo` (``"cnn"``), or a mapping ``{"type": "cnn", "dense": 64}``;
+        - a function without arguments, or ``(input_shape, outputs, task)``, that returns a ``keras.Model``. Of several inputs or
+          of ids it gets a tuple of `sparkml.learners.inputs.Input` instead of the shape;
+        - a ``keras.Model``, the URL of a ``.keras`` file, or a model that was fitted before: training starts from its weights.
+
+        A model that comes compiled keeps its optimizer, loss and metrics. Inputs are named as their columns.
+    callbacks
+        ``keras.callbacks.Callback`` objects; see `sparkml.learners.callbacks` for the ranks they run on.
+    allow
+        Names of layers other than Keras's own that the model may hold (``"Lambda"``, ``"my_package.MyLayer"``).
     on_report
-        Called with every rank's progress, from another thread.
+        Called with every rank's progress, from another thread. By default it is shown on stderr; ``verbose=False`` shows none.
     params
-        The Params by name: those below, and the settings of `TrainingOptions` in camelCase (``batchSize`` is per rank).
+        The Params by name, and the settings of `TrainingOptions` in camelCase (``batchSize`` is per rank).
     """
 
-    numProc: Param[int] = Param(
-        Params._dummy(), "numProc", "number of ranks; by default one per slot of the cluster", typeConverter=TypeConverters.toInt
-    )
-    checkpointDir: Param[str] = Param(
-        Params._dummy(),
-        "checkpointDir",
-        "URL of a folder that all ranks reach, for a checkpoint per epoch (a fit goes on from it) and for the shards; "
-        "without it nothing is kept",
-        typeConverter=TypeConverters.toString,
-    )
-    logDir: Param[str] = Param(
-        Params._dummy(), "logDir", "local folder on the driver for rank-N.log", typeConverter=TypeConverters.toString
-    )
     _task: ClassVar[str]
     _model_class: ClassVar[type[KerasModel]]
 
-    def __init__(self, *, model: str | Mapping[str, Any] | Net | Build, on_report: Report | None = None, **params: Any) -> None:
+    def __init__(
+        self,
+        *,
+        model: Any,
+        callbacks: Sequence[Any] = (),
+        allow: Sequence[str] = (),
+        on_report: Report | None = None,
+        verbose: bool = True,
+        **params: Any,
+    ) -> None:
         super().__init__()
-        self._build, self._on_report = _builder(model), on_report
-        self._setDefault(seed=7)
+        self.source: ModelSource = source_of(model, tuple(allow))
+        self._callbacks, self._on_report, self._verbose = tuple(callbacks), on_report, verbose
+        self._setDefault(seed=7, maxRestarts=2, stallTimeout=300.0, gpusPerRank=0, timeline=False, shuffleBytes=256 << 20)
         unknown = [name for name in params if not self.hasParam(name)]
         if unknown:
             known = sorted(param.name for param in self.params)
             raise ConfigError(f"{type(self).__name__} has no parameter {unknown[0]!r}; {suggest(unknown[0], known)}")
-        self._set(**params)
+        self._set(**{name: value for name, value in params.items() if value is not None})
         self.options()
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
         spark = dataset.sparkSession
-        train, validation = self._parts(dataset)
-        facts = self._facts(train, validation)
-        size = self.getOrDefault(self.numProc) if self.isDefined(self.numProc) else max(1, min(slots(spark), facts["rows"]))
-        preflight(spark, size)  # before the shards are written, which may take long
-        kept = self.isDefined(self.checkpointDir)
-        store = Store(self.getOrDefault(self.checkpointDir) if kept else f".sparkml/_fit/{uuid.uuid4().hex[:16]}")
-        try:
-            job = self._job(train, validation, facts, store, size)
+        options = self.options()
+        frame = Frame(dataset, self._asked())
+        size = self._chosen("numProc") or max(1, min(slots(spark), frame.rows))
+        least = min(size, self._chosen("minProc") or size)
+        preflight(spark, least)  # before the shards are written, which may take long
+        with self._store() as (store, kept), self._reports() as report:
+            prepared = frame.prepare(store, self._chosen("classWeight"))
+            job = self._job(prepared, options, store)
             gang = BarrierGang(
-                spark, log_dir=self.getOrDefault(self.logDir) if self.isDefined(self.logDir) else None, on_report=self._on_report
+                spark,
+                log_dir=self._chosen("logDir"),
+                on_report=report,
+                stall_timeout=self._chosen("stallTimeout"),
+                cpus_per_rank=self._chosen("cpusPerRank"),
+                gpus_per_rank=self._chosen("gpusPerRank"),
             )
-            answer = json.loads(gang.run(partial(train_keras, job=job if kept else replace(job, store=None)), size)[0])
-        finally:
-            if not kept:
-                store.remove("")
-        model = self._model_class(base64.b64decode(answer["model"]), answer["history"])
-        self._copyValues(model)
-        model._set(inputShape=list(job.shape))
-        return model
 
-    def _parts(self, dataset: DataFrame) -> tuple[DataFrame, DataFrame | None]:
-        for name in (self.getFeaturesCol(), self.getLabelCol()):
-            if name not in dataset.columns:
-                raise DataError(f"there is no column {name!r}, only {', '.join(dataset.columns)}")
-        wanted = dataset.select(self.getFeaturesCol(), F.col(self.getLabelCol()).cast("double").alias(self.getLabelCol()))
-        if not self.isDefined(self.validationIndicatorCol):
-            return wanted, None
-        held_out = F.col(self.getValidationIndicatorCol()).cast("boolean")
-        return wanted.where(~held_out), wanted.where(held_out)
+            def told(restart: Restart) -> None:
+                report({"rank": 0, "restart": restart.attempt, "note": f"{restart.reason}; again with {restart.size} ranks"})
 
-    def _facts(self, train: DataFrame, validation: DataFrame | None) -> dict[str, Any]:
-        """Count and check the labels in one pass over each part. Raises `DataError` for labels that cannot be learnt."""
-        label = F.col(self.getLabelCol())
-        bad = F.sum((label.isNull() | F.isnan(label) | (F.abs(label) == float("inf"))).cast("int"))
-        fractional = F.sum((label != F.floor(label)).cast("int"))
-        checks = (
-            F.count("*").alias("rows"),
-            bad.alias("bad"),
-            fractional.alias("fractional"),
-            F.min(label).alias("least"),
-            F.max(label).alias("most"),
-            F.avg(label).alias("mean"),
-            F.stddev_pop(label).alias("std"),
-            # the same rows in any order give the same sum: it names their shards
-            F.sum(F.xxhash64(*train.columns).cast("decimal(38,0)")).alias("content"),
+            results, restarts = run_with_restarts(
+                gang,
+                partial(train_keras, job=job),
+                size,
+                max_restarts=self._chosen("maxRestarts"),
+                min_size=least,
+                on_restart=told,
+            )
+            answer = json.loads(results[0])
+        self._keep_timeline(answer["history"].pop("timeline"))
+        history = {**answer["history"], "restarts": [vars(restart) for restart in restarts], "kept": kept}
+        return self._model(base64.b64decode(answer["model"]), history, prepared)
+
+    def _asked(self) -> Asked:
+        weight = self.getOrDefault(self.weightCol) if self.isDefined(self.weightCol) else None
+        held_out = self.getValidationIndicatorCol() if self.isDefined(self.validationIndicatorCol) else None
+        shape = self._chosen("inputShape")
+        if shape is not None and len(self.input_names()) > 1:
+            raise ConfigError("inputShape is for featuresCol alone", hint="several inputs have the shapes of their columns")
+        return Asked(
+            inputs=self.input_names(),
+            labels=self.label_names(),
+            weight=weight,
+            validation=held_out,
+            task=self._task,
+            shape=None if shape is None else tuple(shape),
+            longest=self._chosen("maxLength"),
+            classes=self._chosen("numClasses") if self.hasParam("numClasses") else None,
         )
-        found = [part.agg(*checks).first() for part in (train, validation) if part is not None]
-        for row in found:
-            assert row is not None
-            self._check(row)
-        first = found[0]
-        assert first is not None
-        if first["rows"] == 0:
-            raise DataError("there are no training rows", hint="look at the split and at the contract's quarantine")
-        held_out = [row for row in found[1:] if row is not None and row["rows"]]
-        most = max(row["most"] for row in (first, *held_out))
-        marks = [f"{row['rows']}-{row['content']}" for row in (first, *held_out)]
-        return {**first.asDict(), "most": most, "marks": dict(zip(("train", "validation"), marks, strict=False))}
 
-    def _check(self, row: Row) -> None:
-        if row["rows"] and row["bad"]:
-            raise DataError(f"the label {self.getLabelCol()!r} is null, NaN or infinite in {row['bad']} of {row['rows']} rows")
-        if row["rows"] and self._task == "classification" and (row["fractional"] or row["least"] < 0):
-            raise DataError(
-                f"the label {self.getLabelCol()!r} must hold class indices 0, 1, 2, ...; it goes from {row['least']:g} to "
-                f"{row['most']:g} with {row['fractional']} fractional values",
-                hint="index it with a StringIndexer",
-            )
-
-    def _job(self, train: DataFrame, validation: DataFrame | None, facts: dict[str, Any], store: Store, size: int) -> KerasJob:
-        columns = (self.getFeaturesCol(), self.getLabelCol())
-        rows_per_group = max(1, min(_MAX_ROWS_PER_GROUP, facts["rows"] // (size * _GROUPS_PER_RANK)))
-        parts = {"train": train, "validation": validation}
-        paths = {name: f"shards/{name}-{fingerprint([mark, rows_per_group])}" for name, mark in facts["marks"].items()}
-        manifests = {
-            name: as_shards(part, store, paths[name], list(columns), rows_per_group)
-            for name, part in parts.items()
-            if part is not None and name in paths
-        }
+    def _job(self, prepared: Prepared, options: TrainingOptions, store: Store) -> KerasJob:
         return KerasJob(
-            build=self._build,
-            target=self._target(facts),
-            shape=self._shape(train),
-            options=self.options(),
+            source=self.source,
+            layout=prepared.layout,
+            options=options,
             seed=self.getSeed(),
-            train=store.url(paths["train"]),
-            validation=store.url(paths["validation"]) if "validation" in paths else None,
-            data_mark=fingerprint({name: _content(manifest) for name, manifest in manifests.items()}),
-            columns=columns,
+            train=prepared.train,
+            validation=prepared.validation,
+            data_mark=prepared.mark,
             store=store,
+            callbacks=self._callbacks,
+            class_weights=prepared.class_weights,
+            shuffle_bytes=self._chosen("shuffleBytes"),
+            timeline=self._chosen("timeline"),
         )
 
-    def _target(self, facts: dict[str, Any]) -> Target:
-        return Target(self._task, 1, facts["mean"], facts["std"] or 1.0)
+    def _model(self, body: bytes, history: dict[str, Any], prepared: Prepared) -> KerasModel:
+        signature = {
+            "columns": [column.model_dump() for column in prepared.columns],
+            "inputs": [vars(item) for item in prepared.layout.inputs],
+            "targets": [vars(target) for target in prepared.layout.targets],
+            "logits": history.pop("logits"),
+            "labels": prepared.label_names,
+        }
+        model = self._model_class(body, history, signature, allow=self.source.allow)
+        model._resetUid(self.uid)
+        return self._copyValues(model)  # type: ignore[no-any-return]
 
-    def _shape(self, train: DataFrame) -> tuple[int, ...]:
-        if self.isDefined(self.inputShape):
-            return self.getInputShape()
-        first = train.select(self.getFeaturesCol()).first()
-        return (len(first[0]),) if first is not None else ()
+    def _chosen(self, name: str) -> Any:
+        param = self.getParam(name)
+        return self.getOrDefault(param) if self.isDefined(param) else None
+
+    @contextlib.contextmanager
+    def _store(self) -> Iterator[tuple[Store, bool]]:
+        """Give the place for shards and checkpoints: the user's, or one that is removed afterwards."""
+        folder = self._chosen("checkpointDir")
+        if folder is not None:
+            yield Store(folder), True
+            return
+        store = Store(f".sparkml/_fit/{uuid.uuid4().hex[:16]}")
+        try:
+            yield store, False
+        finally:
+            store.remove("")
+
+    @contextlib.contextmanager
+    def _reports(self) -> Iterator[Report]:
+        if self._on_report is not None or not self._verbose:
+            yield self._on_report or (lambda _: None)
+            return
+        with Board() as board, board.stage(type(self).__name__) as stage:
+            yield stage.rank
+
+    def _keep_timeline(self, trace: str) -> None:
+        folder = self._chosen("logDir")
+        if trace and folder is not None:
+            Store(folder).replace("timeline.json", trace.encode())
+
+    def write(self) -> MLWriter:
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> MLReader[Any]:
+        return _Reader(cls)
 
 
-class KerasClassifier(KerasEstimator, HasProbabilityCol):
+class KerasClassifier(KerasEstimator, HasProbabilityCol, HasRawPredictionCol):
     """Trains class probabilities by cross-entropy. `numClasses` defaults to the largest label + 1."""
 
     numClasses: Param[int] = Param(
@@ -204,37 +228,47 @@ class KerasClassifier(KerasEstimator, HasProbabilityCol):
     _task = "classification"
     _model_class = KerasClassificationModel
 
-    def _target(self, facts: dict[str, Any]) -> Target:
-        found = int(facts["most"]) + 1
-        classes = self.getOrDefault(self.numClasses) if self.isDefined(self.numClasses) else max(2, found)
-        if found > classes:
-            raise DataError(f"the label {self.getLabelCol()!r} holds the class index {found - 1}, numClasses is {classes}")
-        return Target(self._task, classes)
-
 
 class KerasRegressor(KerasEstimator):
-    """Trains a value by the squared error, in units of the label's standard deviation; predicts in the label's own units."""
+    """Trains a value by the squared error, in units of the label's standard deviation; predicts in the label's own units.
+
+    A label that is a vector or an array is learnt as it is.
+    """
 
     _task = "regression"
     _model_class = KerasRegressionModel
 
 
-def _builder(model: str | Mapping[str, Any] | Net | Build) -> Build:
-    if isinstance(model, str):
-        model = {"type": model}
-    if isinstance(model, Mapping):
-        plugin = plugins.load("learners.zoo", str(model.get("type")))
-        try:
-            model = plugin(plugin.Options(**{key: value for key, value in model.items() if key != "type"}))  # type: ignore[assignment]
-        except ValidationError as error:
-            raise ConfigError(f"model {plugin.plugin_name()}: {explain(error)}") from None
-    if isinstance(model, Net):
-        return model.build
-    if not callable(model):
-        raise ConfigError(f"model must be a name, a mapping or a function, it is a {type(model).__name__}")
-    return model
+class _Writer(MLWriter):
+    def __init__(self, estimator: KerasEstimator) -> None:
+        super().__init__()
+        self._estimator = estimator
+
+    def saveImpl(self, path: str) -> None:
+        if self._estimator._callbacks:
+            raise ConfigError(
+                "an estimator with callbacks cannot be saved: saved files hold no code", hint="save the fitted model"
+            )
+        source = self._estimator.source
+        extra = {"model": _FILE if source.body is not None else source.described()}
+        if source.body is not None:
+            Store(path).replace(_FILE, source.body)
+        DefaultParamsWriter.saveMetadata(self._estimator, path, self.sparkSession, extraMetadata=extra)
 
 
-def _content(manifest: Manifest) -> list[str]:
-    """Return what identifies the rows and their order: the files' hashes."""
-    return [file.sha256 for file in manifest.files]
+class _Reader(MLReader[KerasEstimator]):
+    def __init__(self, kind: type[KerasEstimator]) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def load(self, path: str) -> KerasEstimator:
+        """Raise `ConfigError` when the folder holds something else, `StorageError` when its model could run code."""
+        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        wanted = f"{self._kind.__module__}.{self._kind.__name__}"
+        if metadata["class"] != wanted:
+            raise ConfigError(f"{path} holds a {metadata['class']}, not a {wanted}")
+        model = f"{path}/{_FILE}" if metadata["model"] == _FILE else metadata["model"]
+        estimator = self._kind(model=model)
+        estimator._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(estimator, metadata)
+        return estimator

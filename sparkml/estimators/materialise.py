@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from sparkml.errors import DataError, StorageError
 from sparkml.shards.schema import Column
@@ -26,17 +26,82 @@ _SCALARS = {
     "boolean": "bool",
     "string": "str",
 }
+_INTEGERS = frozenset({"int", "bigint", "smallint", "tinyint"})
+_ARRAYS_OF_IDS = frozenset(f"array<{kind}>" for kind in _INTEGERS)
+_ARRAY_OF_NUMBERS = r"array<(?:float|double|int|bigint|smallint|tinyint|decimal\(\d+,\d+\))>"
 
 
-def as_shards(df: DataFrame, store: Store, path: str, columns: Sequence[str], group_rows: int | None = None) -> Manifest:
+def describe(df: DataFrame, names: Sequence[str], *, tensors: Collection[str] = (), longest: int | None = None) -> list[Column]:
+    """Return how columns of a DataFrame are stored in shards.
+
+    Numbers and strings stay as they are. Vectors and arrays of fractional numbers become float32 tensors of the first row's size,
+    vectors whose first row is sparse are stored sparse, and arrays of integers are sequences of ids, as long as the longest (at
+    most `longest`), except those in `tensors`, which are numbers like the others. Integer columns get their largest value + 1.
+
+    Raises
+    ------
+    DataError
+        No rows, no such column or one of a type that no net takes, a negative id, a first row that is null or empty.
+    """
+    from pyspark.sql import functions as F
+
+    kinds = {field.name: field.dataType.simpleString() for field in df.schema}
+    for name in names:
+        if name not in kinds:
+            raise DataError(f"there is no column {name!r}, only {', '.join(kinds)}")
+        if not (kinds[name] in _SCALARS or kinds[name] == "vector" or re.fullmatch(_ARRAY_OF_NUMBERS, kinds[name])):
+            raise DataError(f"column {name!r} is a {kinds[name]}: shards hold numbers, strings, vectors and arrays of numbers")
+    ids = [name for name in names if kinds[name] in _ARRAYS_OF_IDS and name not in tensors]
+    wide = [name for name in names if kinds[name] not in _SCALARS and name not in ids]
+    sized = [_size(kinds[name], name).alias(name) for name in wide]
+    sparse_kind = [F.unwrap_udt(F.col(f"`{name}`"))["type"].alias(f"type {name}") for name in wide if kinds[name] == "vector"]
+    first = df.select(*sized, *sparse_kind).first() if wide else None
+    if wide and first is None:
+        raise DataError("there are no rows to train on")
+    sparse = [name for name in wide if kinds[name] == "vector" and first is not None and first[f"type {name}"] == 0]
+    found = _facts(df, kinds, ids, sparse, [name for name in names if kinds[name] in _INTEGERS])
+    specs = []
+    for name in names:
+        if name in ids:
+            most = max(1, found[f"most {name}"] or 1)
+            length = min(most, longest) if longest else most
+            facts = {"stored_bytes": 4 * math.ceil(found[f"mean {name}"] or 1), "vocabulary": (found[f"max {name}"] or 0) + 1}
+            if (found[f"min {name}"] or 0) < 0:
+                raise DataError(f"column {name!r} holds the id {found[f'min {name}']}: ids are not negative, and 0 is padding")
+            specs.append(Column(name=name, dtype="int32", shape=(length,), kind="ids", **facts))
+        elif name in sparse:
+            width = 8 * math.ceil(found[f"mean {name}"] or 1)
+            specs.append(Column(name=name, dtype="float32", shape=(_width(first, name),), kind="sparse", stored_bytes=width))
+        elif name in wide:
+            specs.append(Column(name=name, dtype="float32", shape=(_width(first, name),)))
+        else:
+            least, vocabulary = found.get(f"min {name}") or 0, (found.get(f"max {name}") or 0) + 1
+            specs.append(
+                Column(
+                    name=name, dtype=_SCALARS[kinds[name]], vocabulary=vocabulary if least >= 0 and f"max {name}" in found else 0
+                )
+            )
+    return specs
+
+
+def as_shards(
+    df: DataFrame,
+    store: Store,
+    path: str,
+    columns: Sequence[str] | Sequence[Column],
+    group_rows: int | None = None,
+    partitions: int | None = None,
+) -> Manifest:
     """Write columns of a DataFrame as shards at `path` unless they are there, and return the manifest.
 
     Parameters
     ----------
     columns
-        Scalars and strings stay as they are; vectors and arrays of numbers become float32 tensors of one shape.
+        What `describe` returned, or names for it.
     group_rows
         Rows per row group: the unit that ranks are assigned. Never more than about 64 MiB.
+    partitions
+        Number of files; by default one per slot of the cluster.
 
     Raises
     ------
@@ -45,11 +110,12 @@ def as_shards(df: DataFrame, store: Store, path: str, columns: Sequence[str], gr
     """
     if store.exists(f"{path}/_MANIFEST.json"):
         return store.manifest(path)
-    prepared, specs = _prepared(df, columns)
+    specs = [column if isinstance(column, Column) else describe(df, [column])[0] for column in columns]
+    prepared = df.select(*(handed_over(df, spec) for spec in specs))
     groups = min(group_rows or 1 << 20, rows_per_group(specs))
     with store.stage() as staging:
         write = partial(_write_partition, root=store.root, folder=staging.path, columns=specs, group_rows=groups)
-        files = _in_hash_order(prepared).mapInArrow(write, FILE_REPORT).collect()  # one small row per file
+        files = _in_hash_order(prepared, partitions).mapInArrow(write, FILE_REPORT).collect()  # one small row per file
         if not files:
             raise DataError("there are no rows to train on")
         wanted = {file.path for file in files}
@@ -80,41 +146,65 @@ def _write_partition(batches: Iterator[Any], **where: Any) -> Iterator[Any]:
     return write_shard(batches, partition=context.partitionId(), **where)
 
 
-def _in_hash_order(df: DataFrame) -> DataFrame:
+def _in_hash_order(df: DataFrame, partitions: int | None) -> DataFrame:
     """Place and sort rows by their own hash: the same rows give the same shards, in whatever order and partitions they arrive."""
     from pyspark.sql import functions as F
 
-    partitions = df.sparkSession.sparkContext.defaultParallelism
+    count = partitions or df.sparkSession.sparkContext.defaultParallelism
     hashed = df.withColumn("_hash", F.xxhash64(*[F.col(f"`{name}`") for name in df.columns]))
-    return hashed.repartition(partitions, "_hash").sortWithinPartitions("_hash").drop("_hash")
+    return hashed.repartition(count, "_hash").sortWithinPartitions("_hash").drop("_hash")
 
 
-def _prepared(df: DataFrame, columns: Sequence[str]) -> tuple[DataFrame, list[Column]]:
-    """Vectors to arrays, in the JVM; the width of each is taken from the first row and checked on every other."""
-    from pyspark.ml.functions import vector_to_array
+def _size(kind: str, name: str) -> Any:
     from pyspark.sql import functions as F
 
-    kinds = {field.name: field.dataType.simpleString() for field in df.schema}
-    picked = []
-    for name in columns:
+    column = F.col(f"`{name}`")
+    if kind != "vector":
+        return F.size(column)
+    vector = F.unwrap_udt(column)
+    return F.coalesce(vector["size"], F.size(vector["values"]))
+
+
+def _facts(df: DataFrame, kinds: dict[str, str], ids: list[str], sparse: list[str], integers: list[str]) -> dict[str, Any]:
+    """Look once at all rows for what the columns of ids and the sparse ones need."""
+    from pyspark.sql import functions as F
+
+    asked = []
+    for name in ids:
         column = F.col(f"`{name}`")
-        if kinds[name] == "vector":
-            column = F.when(column.isNotNull(), vector_to_array(column, "float32"))  # of a null it raises and names no column
-        elif kinds[name].startswith("array<"):
-            column = column.cast("array<float>")
-        picked.append(column.alias(name))
-    prepared = df.select(*picked)
-    tensors = [name for name in columns if kinds[name] not in _SCALARS]
-    first = prepared.select(*[F.size(F.col(f"`{name}`")).alias(name) for name in tensors]).first() if tensors else None
-    if tensors and first is None:
-        raise DataError("there are no rows to train on")
-    specs = [
-        Column(name=name, dtype=_SCALARS[kinds[name]])
-        if name not in tensors
-        else Column(name=name, dtype=np.dtype("float32").name, shape=(_width(first, name),))
-        for name in columns
-    ]
-    return prepared, specs
+        asked += [F.max(F.size(column)).alias(f"most {name}"), F.avg(F.size(column)).alias(f"mean {name}")]
+        asked += [F.max(F.array_max(column)).alias(f"max {name}"), F.min(F.array_min(column)).alias(f"min {name}")]
+    for name in sparse:
+        asked.append(F.avg(F.size(F.unwrap_udt(F.col(f"`{name}`"))["values"])).alias(f"mean {name}"))
+    for name in integers:
+        asked += [F.max(F.col(f"`{name}`")).alias(f"max {name}"), F.min(F.col(f"`{name}`")).alias(f"min {name}")]
+    row = df.agg(*asked).first() if asked else None
+    return row.asDict() if row is not None else {}
+
+
+def handed_over(df: DataFrame, spec: Column) -> Any:
+    """Return the Spark column that a task hands to `to_arrow`; vectors become arrays or structs in the JVM."""
+    from pyspark.ml.functions import array_to_vector, vector_to_array
+    from pyspark.sql import functions as F
+
+    column = F.col(f"`{spec.name}`")
+    kind = df.schema[spec.name].dataType.simpleString()
+    if spec.kind == "ids":
+        column = column.cast("array<int>")
+    elif spec.kind == "sparse":
+        vector = F.unwrap_udt(column) if kind == "vector" else F.unwrap_udt(array_to_vector(column))
+        every = F.sequence(F.lit(0), F.lit(spec.shape[0] - 1))
+        parts = F.struct(
+            F.coalesce(vector["size"], F.size(vector["values"])).alias("size"),
+            F.coalesce(vector["indices"], F.slice(every, 1, F.size(vector["values"]))).alias("indices"),
+            vector["values"].alias("values"),
+        )
+        column = F.when(column.isNotNull(), parts)
+    elif kind == "vector":
+        column = F.when(column.isNotNull(), vector_to_array(column, "float32"))  # of a null it raises and names no column
+    elif spec.shape:
+        column = column.cast("array<float>")
+    return column.alias(spec.name)
 
 
 def _width(first: Any, name: str) -> int:

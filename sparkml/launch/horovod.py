@@ -19,8 +19,10 @@ _POLL_SECONDS = 0.05  # how soon the rendezvous server notices that it shall end
 
 
 @contextlib.contextmanager
-def horovod(worker: Worker) -> Iterator[None]:
+def horovod(worker: Worker, timeline: str | None = None) -> Iterator[None]:
     """Initialise Horovod among all ranks, shut it down afterwards. Every rank must enter.
+
+    Rank 0 writes Horovod's trace of all collectives (for chrome://tracing) to the local path `timeline`.
 
     Rank 0 runs Horovod's rendezvous server on the one address that the other ranks reach it by.
     """
@@ -29,6 +31,8 @@ def horovod(worker: Worker) -> Iterator[None]:
     with _rendezvous(worker, hosts, address) as where:
         host, port = json.loads(worker.all_gather(where)[0])
         os.environ.update(_settings(worker, hosts, (host, port), interface))
+        if timeline and worker.rank == 0:
+            os.environ["HOROVOD_TIMELINE"] = timeline
         import horovod.tensorflow as hvd
 
         hvd.init()

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparkml.errors import ConfigError, DataError, LaunchError, SparkmlError
+from sparkml.errors import ConfigError, DataError, LaunchError, SparkmlError, TrainingError
 from sparkml.launch.failure import RankFailure
 from sparkml.launch.gang import Gang
 from sparkml.launch.worker import Worker
 
 log = logging.getLogger(__name__)
 
+# our own verdict (a loss that is not finite), and faults in the code that runs
+_FINAL = frozenset({TrainingError.__name__, "AttributeError", "ImportError", "ModuleNotFoundError", "NameError", "TypeError"})
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
 _LONGEST_PAUSE = 10.0
 
@@ -52,8 +54,8 @@ def run_with_restarts(
     """Run `fn` as `gang.run` does, again from its start up to `max_restarts` times; `fn` finds its own checkpoint.
 
     Started again after: a rank that was killed, lost or stalled, that exited, or on which `fn` raised, except for what would
-    come out the same again (`ConfigError`, `DataError`, a host with other versions). Never after Ctrl-C or a gang that could
-    not start for want of slots.
+    come out the same again: `ConfigError`, `DataError`, `TrainingError`, a fault in the code, what was raised twice in a row, a
+    host with other versions. Never after Ctrl-C or a gang that could not start for want of slots.
 
     Parameters
     ----------
@@ -78,7 +80,8 @@ def run_with_restarts(
             return gang.run(fn, ranks), restarts
         except SparkmlError as error:
             failure = _passing(error)
-            if failure is None or len(restarts) >= max_restarts:
+            same = failure is not None and failure.kind == "exception" and [failure.reason] == [r.reason for r in restarts[-1:]]
+            if failure is None or same or len(restarts) >= max_restarts:
                 if restarts:
                     error.message += f"\n  after {len(restarts)} restart{'s' if len(restarts) > 1 else ''}"
                 raise
@@ -101,5 +104,7 @@ def _passing(error: SparkmlError) -> RankFailure | None:
     """Return the failure of a rank that need not happen again."""
     failure = error.failure
     if not isinstance(failure, RankFailure) or failure.kind == "unfit" or isinstance(error, ConfigError | DataError):
+        return None
+    if failure.error_type in _FINAL:
         return None
     return failure

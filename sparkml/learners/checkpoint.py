@@ -1,26 +1,30 @@
-"""Training checkpoints: arrays and JSON in one ``.npz`` file, replaced atomically, never unpickled."""
+"""Training checkpoints: arrays and JSON in one ``.npz`` file, written atomically, never unpickled."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import re
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sparkml.errors import StorageError
+from sparkml.errors import SparkmlError, StorageError
+from sparkml.storage import Store
 
-FORMAT = 1
+FORMAT = 2
 Arrays = dict[str, npt.NDArray[Any]]
+_NAME = re.compile(r"e(\d{6})-s(\d{9})\.npz")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `epoch` epochs.
+    """The state after `epoch` epochs and `step` steps of the next.
 
     Attributes
     ----------
@@ -37,8 +41,14 @@ class Checkpoint:
     fingerprint: str
     size: int
     epoch: int
+    step: int
     arrays: Arrays
     notes: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its file's name; names sort by age."""
+        return f"e{self.epoch:06d}-s{self.step:09d}.npz"
 
     def encode(self) -> bytes:
         head = {
@@ -46,6 +56,7 @@ class Checkpoint:
             "fingerprint": self.fingerprint,
             "size": self.size,
             "epoch": self.epoch,
+            "step": self.step,
             "notes": self.notes,
             "digest": digest(self.arrays),
         }
@@ -64,7 +75,7 @@ class Checkpoint:
                 raise StorageError(f"the checkpoint has format {head['format']}, this version of sparkml reads {FORMAT}")
             if head["digest"] != digest(arrays):
                 raise StorageError("the checkpoint was altered: its arrays are not those that were written")
-            return cls(head["fingerprint"], head["size"], head["epoch"], arrays, head["notes"])
+            return cls(head["fingerprint"], head["size"], head["epoch"], head["step"], arrays, head["notes"])
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise StorageError(f"the checkpoint is torn: {error}") from None
 
@@ -77,3 +88,74 @@ def digest(arrays: Arrays) -> str:
         total.update(f"{name}|{value.dtype.str}|{value.shape}|".encode())
         total.update(value.tobytes())
     return total.hexdigest()
+
+
+class CheckpointFolder:
+    """The checkpoints of one training, newest last. Its name is their fingerprint, so that trainings never meet.
+
+    Writes happen in a thread of their own, one after another; a write that fails is told and does not end the training.
+    """
+
+    def __init__(self, store: Store, folder: str, fingerprint: str, keep: int) -> None:
+        self._store, self._fingerprint, self._keep = store, fingerprint, keep
+        self.path = f"{folder}/{fingerprint[:16]}"
+        self._parent = folder
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="sparkml-checkpoint")
+        self._writing: Future[None] | None = None
+        self.failed = ""
+
+    def names(self) -> list[str]:
+        """Return the names of all checkpoints, newest first."""
+        return sorted((name for name in self._store.list(self.path) if _NAME.fullmatch(name)), reverse=True)
+
+    def others(self) -> int:
+        """Return how many other trainings have checkpoints beside this one's."""
+        return len([name for name in self._store.list(self._parent) if name != self.path.rpartition("/")[2]])
+
+    def read(self, name: str) -> bytes:
+        return self._store.read(f"{self.path}/{name}")
+
+    def decode(self, body: bytes) -> Checkpoint:
+        """Return the checkpoint. Raises `StorageError` for one that is torn, altered, or of another training."""
+        saved = Checkpoint.decode(body)
+        if saved.fingerprint != self._fingerprint:
+            raise StorageError("it belongs to a training with other data or settings")
+        return saved
+
+    def newest(self, epochs: int) -> tuple[str, list[str]]:
+        """Return the name of the newest good checkpoint within `epochs` ("" for none), and why newer ones were refused."""
+        refused: list[str] = []
+        for name in self.names():
+            try:
+                saved = self.decode(self.read(name))
+            except StorageError as error:
+                refused.append(f"{name} is not used: {error.message}")
+                continue
+            if saved.epoch <= epochs:
+                return name, refused
+        return "", refused
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write in the background. The arrays must not change any more."""
+        self.wait()
+        self._writing = self._writer.submit(self._write, checkpoint)
+
+    def wait(self) -> None:
+        """Wait until what was given to `save` is in the store."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def close(self) -> None:
+        self.wait()
+        self._writer.shutdown()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        try:
+            self._store.replace(f"{self.path}/{checkpoint.name}", checkpoint.encode())
+            for name in self.names()[self._keep :]:
+                self._store.remove(f"{self.path}/{name}")
+            self.failed = ""
+        except SparkmlError as error:
+            self.failed = f"the checkpoint {checkpoint.name} could not be written: {error.message}"
+            print(self.failed, flush=True)  # into the rank's log

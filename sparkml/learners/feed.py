@@ -1,55 +1,118 @@
-"""Fixed-shape batches for compiled steps: every row exactly once, the rest padded with rows of weight zero."""
+"""Fixed-shape batches for compiled steps: every row exactly once, the rest padded with rows that do not count."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
-Batch = tuple[Array, Array, Array]
+from sparkml.learners.inputs import Input, Target
+
+Array = npt.NDArray[Any]
+
+
+class Batch(NamedTuple):
+    """Tensors of one step, ``batch_size`` rows each.
+
+    Attributes
+    ----------
+    inputs, labels
+        One array per `Input` and `Target`.
+    counts
+        1 for a row of the data, 0 for padding; shape (rows,).
+    weights
+        `counts` times the row's own weight; shape (rows,).
+    """
+
+    inputs: tuple[Array, ...]
+    labels: tuple[Array, ...]
+    counts: Array
+    weights: Array
 
 
 class Rows(Protocol):
-    """The rows of one rank; `sparkml.shards.reader.ShardReader` is one."""
+    """The rows of all ranks, and this rank's share of them in every epoch."""
+
+    def counts(self, epoch: int) -> list[int]:
+        """Return how many rows each rank has in that epoch."""
+
+    def batches(self, batch_size: int, *, epoch: int, skip: int = 0) -> Iterator[Mapping[str, Array]]:
+        """Yield this rank's rows of an epoch, without the first `skip` of them."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the columns of rows become a `Batch`. `weight` is the column of row weights, if there is one."""
+
+    inputs: tuple[Input, ...]
+    targets: tuple[Target, ...]
+    weight: str | None = None
 
     @property
-    def num_rows(self) -> int: ...
+    def columns(self) -> list[str]:
+        names = [*(item.name for item in self.inputs), *(target.column for target in self.targets)]
+        return list(dict.fromkeys([*names, self.weight] if self.weight else names))
 
-    def batches(
-        self, batch_size: int, *, shuffle_seed: int | None, epoch: int
-    ) -> Iterator[dict[str, npt.NDArray[np.generic]]]: ...
+    def batch(self, block: Mapping[str, Array], size: int) -> Batch:
+        """Return a batch of `size` rows; a shorter block is filled up with its own rows, which do not count.
+
+        They are rows of the real distribution, so that batch statistics inside the net stay sensible.
+        """
+        found = len(block[self.targets[0].column])
+        counts = np.zeros(size, np.float32)
+        counts[:found] = 1.0
+        weights = counts.copy()
+        if self.weight is not None:
+            weights[:found] = block[self.weight]
+        order = None if found == size else np.arange(size) % found
+        inputs = [block[item.name].astype(item.dtype, copy=False).reshape(found, *item.shape) for item in self.inputs]
+        labels = [
+            block[target.column].astype(np.float32, copy=False).reshape(found, *target.label_shape) for target in self.targets
+        ]
+        if order is not None:
+            inputs, labels = [values[order] for values in inputs], [values[order] for values in labels]
+        return Batch(tuple(inputs), tuple(labels), counts, weights)
+
+    def nothing(self, size: int) -> Batch:
+        """Return a batch in which no row counts."""
+        zero = np.zeros(size, np.float32)
+        inputs = tuple(np.zeros((size, *item.shape), item.dtype) for item in self.inputs)
+        return Batch(inputs, tuple(np.zeros((size, *target.label_shape), np.float32) for target in self.targets), zero, zero)
 
 
-def padded(
-    rows: Rows, batch_size: int, steps: int, shape: tuple[int, ...], columns: tuple[str, str], *, seed: int | None, epoch: int
-) -> Iterator[Batch]:
-    """Yield `steps` batches of features ``(batch_size, *shape)``, labels and weights ``(batch_size,)``.
-
-    A short batch is filled up with its own rows, and a rank that has run out repeats its last batch, all of weight zero: rows of
-    the real distribution, so that batch statistics inside the net stay sensible.
-    """
-    features, label = columns
-    last: Batch = (
-        np.zeros((batch_size, *shape), np.float32),
-        np.zeros(batch_size, np.float32),
-        np.zeros(batch_size, np.float32),
-    )
-    given = 0
-    if rows.num_rows:
-        for block in rows.batches(batch_size, shuffle_seed=seed, epoch=epoch):
-            x = block[features].astype(np.float32, copy=False).reshape(-1, *shape)
-            y = block[label].astype(np.float32, copy=False)
-            weight = np.ones(batch_size, np.float32)
-            if len(x) < batch_size:
-                weight[len(x) :] = 0.0
-                order = np.arange(batch_size) % len(x)
-                x, y = x[order], y[order]
-            last = (x, y, weight)
-            yield last
-            given += 1
-    idle = np.zeros(batch_size, np.float32)
+def padded(rows: Rows, layout: Layout, batch_size: int, steps: int, *, epoch: int, done: int = 0) -> Iterator[Batch]:
+    """Yield the batches of an epoch from step `done` to step `steps`; a rank that has run out repeats its last, uncounted."""
+    last = layout.nothing(batch_size)
+    given = done
+    for block in rows.batches(batch_size, epoch=epoch, skip=done * batch_size):
+        last = layout.batch(block, batch_size)
+        yield last
+        given += 1
+    idle = last._replace(counts=np.zeros_like(last.counts), weights=np.zeros_like(last.weights))
     for _ in range(given, steps):
-        yield last[0], last[1], idle
+        yield idle
+
+
+class Shards:
+    """`Rows` of a published shard set. With a seed, groups are dealt to ranks and rows shuffled anew in every epoch."""
+
+    def __init__(self, url: str, columns: Sequence[str], rank: int, size: int, seed: int | None, shuffle_bytes: int) -> None:
+        from sparkml.shards.reader import ShardSet
+
+        self._set, self._columns = ShardSet.open(url), list(columns)
+        self._rank, self._size, self._seed, self._shuffle_bytes = rank, size, seed, shuffle_bytes
+
+    def counts(self, epoch: int) -> list[int]:
+        return [sum(group.rows for group in self._groups(rank, epoch)) for rank in range(self._size)]
+
+    def batches(self, batch_size: int, *, epoch: int, skip: int = 0) -> Iterator[Mapping[str, Array]]:
+        from sparkml.shards.reader import ShardReader
+
+        reader = ShardReader(self._set, self._groups(self._rank, epoch), self._columns, shuffle_bytes=self._shuffle_bytes)
+        return reader.batches(batch_size, shuffle_seed=self._seed, epoch=epoch, skip=skip)
+
+    def _groups(self, rank: int, epoch: int) -> Any:
+        return self._set.assign(rank, self._size, self._seed, epoch)

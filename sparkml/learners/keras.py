@@ -1,70 +1,25 @@
-"""`KerasLearner`: a Keras 3 model trained by compiled steps, and `train_keras`, what each rank of a gang runs."""
+"""`KerasLearner`: a Keras 3 model trained by compiled steps, whatever its inputs, outputs, loss and metrics."""
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparkml import plugins
-from sparkml.errors import ConfigError
-from sparkml.launch.worker import Worker
-from sparkml.learners import keras_file, loop
+from sparkml.learners.callbacks import Callbacks
 from sparkml.learners.checkpoint import Arrays
-from sparkml.learners.feed import Batch, Rows
+from sparkml.learners.feed import Batch, Layout
+from sparkml.learners.keras_compile import Compiled, as_labels, compiled
+from sparkml.learners.source import ModelSource
 from sparkml.learners.strategy import Strategy
 from sparkml.learners.training import TrainingOptions
-from sparkml.lineage.fingerprint import fingerprint
-from sparkml.storage import Store
 
 if TYPE_CHECKING:
     import keras
 
-Build = Callable[[tuple[int, ...], int, str], Any]
 _RANK_STRIDE = 7919  # ranks draw different dropout masks; a prime, so that no two ranks of two seeds meet
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is learnt: classes by index, or a value, learnt in units of its training mean and standard deviation."""
-
-    task: str
-    outputs: int
-    mean: float = 0.0
-    std: float = 1.0
-
-
-@dataclass(frozen=True)
-class KerasJob:
-    """Everything that a rank needs to train: travels with the function, by cloudpickle.
-
-    Attributes
-    ----------
-    build
-        ``(input_shape, outputs, task) -> keras.Model``, softmax or linear at its end.
-    train, validation
-        URLs of shard sets; the fingerprints of both are in `data_mark`.
-    columns
-        Names of the features and of the label in the shards.
-    store, checkpoint
-        Where the checkpoint of each epoch goes; a None store keeps none.
-    """
-
-    build: Build
-    target: Target
-    shape: tuple[int, ...]
-    options: TrainingOptions
-    seed: int
-    train: str
-    validation: str | None
-    data_mark: str
-    columns: tuple[str, str]
-    store: Store | None
-    checkpoint: str = "checkpoint.npz"
 
 
 class KerasLearner:
@@ -72,31 +27,64 @@ class KerasLearner:
 
     A step's gradient is that of the mean loss over the real rows of all ranks, whatever each has: the gradient of the *sum* is
     totalled over ranks and divided by the totalled number of rows.
+
+    Parameters
+    ----------
+    class_weights
+        Factor of each class in the loss, one per class of the first label; None weighs all alike.
     """
 
     def __init__(
-        self, build: Build, target: Target, shape: tuple[int, ...], options: TrainingOptions, strategy: Strategy, rank: int
+        self,
+        source: ModelSource,
+        layout: Layout,
+        options: TrainingOptions,
+        strategy: Strategy,
+        place: tuple[int, int],
+        *,
+        callbacks: Sequence[Any] = (),
+        class_weights: Sequence[float] | None = None,
     ) -> None:
+        import keras
         import tensorflow as tf
 
-        self.target, self.options, self.strategy = target, options, strategy
-        self.model = _checked(build(shape, target.outputs, target.task), target, shape)
-        self._totals = tf.Variable(np.zeros(3), dtype=tf.float64)
-        self._shape, self._rank = shape, rank
+        keras.mixed_precision.set_dtype_policy(options.precision)
+        self.layout, self.options, self.strategy = layout, options, strategy
+        self._rank, self._size = place
+        self._compiled: Compiled = compiled(source, layout, options)
+        self.model = self._compiled.model
+        self._class_weights = None if class_weights is None else tf.constant(class_weights, tf.float32)
+        self._callbacks = Callbacks(callbacks, self._rank)
 
     def start(self, steps_per_epoch: int) -> None:
         import tensorflow as tf
 
-        self.optimizer = _optimizer(self.options, steps_per_epoch)
+        accumulate = self.options.gradient_accumulation
+        self._compiled.start(-(-steps_per_epoch // accumulate), self._size)
+        self.optimizer = self.model.optimizer
         self.optimizer.build(self.model.trainable_variables)
+        self._metrics = self._compiled.build_metrics()
         weights = {id(weight) for weight in self.model.weights}
-        self._random = [variable for variable in self.model.variables if id(variable) not in weights]
+        self._random = [variable for variable in self.model.variables if id(variable) not in weights and _is_random(variable)]
+        self._sums = tf.Variable(np.zeros(2), dtype=tf.float64)  # rows, loss
+        self._waited = tf.Variable(0.0, dtype=tf.float64)
+        kept = [] if accumulate == 1 else self.model.trainable_variables
+        self._held = [tf.Variable(tf.zeros_like(variable.value)) for variable in kept]
+        self._held_rows = tf.Variable(0.0)
         self.strategy.broadcast([*self.model.weights, *self.optimizer.variables])
         self._spread()
-        size = self.options.batch_size
-        signature = [tf.TensorSpec(dims, tf.float32) for dims in ([size, *self._shape], [size], [size])]
-        self._step = tf.function(self._train_step, input_signature=signature, autograph=False)
-        self._evaluate = tf.function(self._count, input_signature=signature, autograph=False)
+        self._step = self._traced(self._train_step)
+        self._hold = self._traced(self._hold_gradients)
+        self._apply = tf.function(self._apply_held, input_signature=[tf.TensorSpec([], tf.float32)], autograph=False)
+        self._evaluate = self._traced(self._count)
+        self._callbacks.attach(self.model, self.options.epochs, steps_per_epoch)
+
+    def _traced(self, function: Any) -> Any:
+        import tensorflow as tf
+
+        batch = self.layout.nothing(self.options.batch_size)
+        specs = [tf.TensorSpec(value.shape, value.dtype) for value in (*batch.inputs, *batch.labels, batch.counts, batch.weights)]
+        return tf.function(function, input_signature=[*specs, tf.TensorSpec([], tf.float32)], autograph=False)
 
     def _spread(self) -> None:
         """Give this rank its own stream of random numbers; rank 0 keeps the one that checkpoints save."""
@@ -105,94 +93,188 @@ class KerasLearner:
 
     # --- compiled ---
 
-    def _train_step(self, x: Any, y: Any, weight: Any) -> None:
+    def _gradients(self, tensors: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Return the gradients of the loss summed over this rank's rows, and the number of rows."""
         import tensorflow as tf
 
+        x, y, counts, weights = self._unpacked(tensors)
         variables = [variable.value for variable in self.model.trainable_variables]
         with tf.GradientTape() as tape:
             output = self.model(x, training=True)
-            rows = tf.reduce_sum(weight)
-            loss = tf.reduce_sum(self._losses(output, y, smooth=True) * weight)
-            penalty = tf.add_n(self.model.losses) * rows if self.model.losses else 0.0
-            objective = loss + penalty
-        sums = tape.gradient(objective, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        *sums, all_rows = self.strategy.total([*sums, tf.reshape(rows, [1])])
-        self.optimizer.apply([value / all_rows[0] for value in sums], self.model.trainable_variables)
-        self._add(output, y, weight)
+            objective = self._objective(output, y, counts, self._weighted(y, weights))
+            scaled = self.optimizer.scale_loss(objective)  # mixed_float16 only; itself otherwise
+        sums = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        self._add(output, y, counts, objective)
+        return [tf.convert_to_tensor(value) for value in sums], tf.reduce_sum(counts)
 
-    def _count(self, x: Any, y: Any, weight: Any) -> None:
-        self._add(self.model(x, training=False), y, weight)
+    def _train_step(self, *tensors: Any) -> Any:
+        sums, rows = self._gradients(tensors[:-1])
+        return self._combine(sums, rows, due=tensors[-1])
 
-    def _add(self, output: Any, y: Any, weight: Any) -> None:
+    def _combine(self, sums: list[Any], rows: Any, due: Any) -> Any:
+        """Total the gradients over ranks, step the optimizer, and return how many ranks want a checkpoint now."""
         import tensorflow as tf
 
-        if self.target.task == "classification":
-            metric = tf.cast(tf.equal(tf.argmax(output, 1), tf.cast(y, tf.int64)), tf.float32)
-        else:
-            metric = tf.square(output[:, 0] - y)
-        losses = self._losses(output, y, smooth=False)
-        sums = [tf.reduce_sum(weight), tf.reduce_sum(losses * weight), tf.reduce_sum(metric * weight)]
-        self._totals.assign_add(tf.cast(tf.stack(sums), tf.float64))
+        expected = float(self.options.batch_size * self.options.gradient_accumulation)
+        with tf.control_dependencies(sums):
+            computed = _now()
+        means = self.strategy.total([value / expected for value in sums], gradients=True)
+        facts = self.strategy.total([tf.stack([rows, due])])[0]
+        with tf.control_dependencies([*means, facts, computed]):
+            self._waited.assign_add(_now() - computed)
+        share = expected / tf.maximum(facts[0], 1.0)
+        self.optimizer.apply([value * share for value in means], self.model.trainable_variables)
+        return facts[1]
 
-    def _losses(self, output: Any, y: Any, *, smooth: bool) -> Any:
-        """Loss of every row, shape (rows,): cross-entropy in nats, or the squared error in units of the target's variance."""
-        import keras
+    def _hold_gradients(self, *tensors: Any) -> None:
+        sums, rows = self._gradients(tensors[:-1])
+        for held, value in zip(self._held, sums, strict=True):
+            held.assign_add(value)
+        self._held_rows.assign_add(rows)
+
+    def _apply_held(self, due: Any) -> Any:
         import tensorflow as tf
 
-        if self.target.task != "classification":
-            return tf.square((output[:, 0] - y) / self.target.std)
-        if smooth and self.options.label_smoothing:
-            wanted = tf.one_hot(tf.cast(y, tf.int32), self.target.outputs)
-            return keras.losses.categorical_crossentropy(wanted, output, label_smoothing=self.options.label_smoothing)
-        return keras.losses.sparse_categorical_crossentropy(tf.cast(y, tf.int32), output)
+        wanted = self._combine([held.read_value() for held in self._held], self._held_rows.read_value(), due)
+        with tf.control_dependencies([wanted]):
+            for held in (*self._held, self._held_rows):
+                held.assign(tf.zeros_like(held))
+        return wanted
+
+    def _count(self, *tensors: Any) -> None:
+        x, y, counts, weights = self._unpacked(tensors[:-1])
+        output = self.model(x, training=False)
+        self._add(output, y, counts, self._objective(output, y, counts, self._weighted(y, weights)))
+
+    def _unpacked(self, tensors: Sequence[Any]) -> tuple[Any, list[Any], Any, Any]:
+        many = len(self.layout.inputs)
+        inputs, labels, (counts, weights) = tensors[:many], tensors[many:-2], tensors[-2:]
+        return self._compiled.inputs(inputs), list(labels), counts, weights
+
+    def _weighted(self, labels: Sequence[Any], weights: Any) -> Any:
+        import tensorflow as tf
+
+        return weights if self._class_weights is None else weights * tf.gather(self._class_weights, tf.cast(labels[0], tf.int32))
+
+    def _objective(self, output: Any, labels: Sequence[Any], counts: Any, weights: Any) -> Any:
+        """Return the sum over rows of the weighted loss, each row with its share of the penalties on the model's weights."""
+        import tensorflow as tf
+
+        mean = self._compiled.loss(output, labels, weights)  # over the batch, padding of weight zero included
+        objective = mean * float(self.options.batch_size)
+        if self.model.losses:
+            objective += tf.add_n([tf.cast(tf.reduce_sum(loss), tf.float32) for loss in self.model.losses]) * tf.reduce_sum(
+                counts
+            )
+        return objective
+
+    def _add(self, output: Any, labels: Sequence[Any], counts: Any, objective: Any) -> None:
+        import tensorflow as tf
+
+        self._sums.assign_add(tf.cast(tf.stack([tf.reduce_sum(counts), objective]), tf.float64))
+        self.model.compute_metrics(None, as_labels(output, labels, self._compiled.one_hot), output, counts)
 
     # --- the loop's view ---
 
-    def step(self, batch: Batch) -> None:
-        self._step(*batch)
+    def step(self, batch: Batch, number: int, *, last: bool, due: bool) -> bool:
+        self._callbacks.call("on_train_batch_begin", number)
+        tensors = (*batch.inputs, *batch.labels, batch.counts, batch.weights)
+        flag = np.float32(due)
+        wanted: Any = 0.0
+        if self.options.gradient_accumulation == 1:
+            wanted = self._step(*tensors, flag)
+        else:
+            self._hold(*tensors, flag)
+            if last or (number + 1) % self.options.gradient_accumulation == 0:
+                wanted = self._apply(flag)
+        self._callbacks.call("on_train_batch_end", number, {})
+        return bool(wanted > 0)
 
     def evaluate(self, batch: Batch) -> None:
-        self._evaluate(*batch)
+        self._evaluate(*batch.inputs, *batch.labels, batch.counts, batch.weights, np.float32(0))
 
-    def take_totals(self) -> loop.Totals:
-        totals: loop.Totals = self._totals.numpy().copy()
-        self._totals.assign(np.zeros(3))
-        return totals
+    def take_wait(self) -> float:
+        """Return the seconds since the last call that steps spent between their own gradients and everybody's."""
+        seconds = float(self._waited.numpy())
+        self._waited.assign(0.0)
+        return seconds
 
-    def metrics(self, totals: loop.Totals) -> dict[str, float]:
-        rows, loss, metric = (float(value) for value in totals)
-        if self.target.task == "classification":
-            return {"loss": loss / rows, "accuracy": metric / rows}
-        return {"loss": loss / rows, "rmse": float(np.sqrt(metric / rows))}
+    def totals(self) -> Arrays:
+        return {"sums": self._sums.numpy().copy()} | {
+            f"{at:04d}": np.array(variable.value, np.float64) for at, variable in enumerate(self._metrics)
+        }
 
-    def end_epoch(self, rows: int) -> None:
+    def set_totals(self, totals: Arrays) -> None:
+        self._sums.assign(totals["sums"] if totals else np.zeros(2))
+        for at, variable in enumerate(self._metrics):
+            value = totals[f"{at:04d}"] if totals else np.zeros(variable.shape)
+            variable.assign(value.astype(variable.dtype))
+
+    def metrics(self) -> dict[str, float]:
+        rows, loss = (float(value) for value in self._sums.numpy())
+        found = {name: np.asarray(value) for name, value in self.model.get_metrics_result().items()}
+        single = {name: float(value) for name, value in found.items() if value.ndim == 0}
+        several = {
+            f"{name}_{at}": float(item) for name, value in found.items() for at, item in enumerate(value.ravel()) if value.ndim
+        }
+        return {**single, **several, "loss": loss / max(rows, 1.0)}
+
+    def begin(self) -> None:
+        self._callbacks.call("on_train_begin")
+
+    def begin_epoch(self, epoch: int) -> None:
+        self._callbacks.call("on_epoch_begin", epoch)
+
+    def end_epoch(self, epoch: int, logs: dict[str, float]) -> bool:
+        self._callbacks.call("on_epoch_end", epoch, dict(logs))
+        return bool(getattr(self.model, "stop_training", False))
+
+    def end(self) -> None:
+        self._callbacks.call("on_train_end")
+
+    def average(self, rows: int) -> None:
         """Average the statistics that each rank collected from its own batches (batch normalisation), weighted by its rows."""
         import tensorflow as tf
 
-        kept = [weight for weight in self.model.non_trainable_variables if "float" in str(weight.dtype)]
+        kept = self._collected()
         if kept:
             share = tf.constant([float(rows)])
-            *sums, total = self.strategy.total([*(weight.value * share[0] for weight in kept), share])
+            *sums, total = self.strategy.total([*(tf.cast(weight.value, tf.float32) * share[0] for weight in kept), share])
             for weight, value in zip(kept, sums, strict=True):
                 weight.assign(value / total[0])
+
+    def _collected(self) -> list[Any]:
+        return [weight for weight in self.model.non_trainable_variables if "float" in str(weight.dtype)]
 
     def learning_rate(self) -> float:
         return float(np.asarray(self.optimizer.learning_rate))
 
-    def state(self) -> Arrays:
-        named = {"model": self.model.variables, "optimizer": self.optimizer.variables}
-        return {
-            f"{kind}/{index:04d}": np.array(variable.value)
-            for kind, variables in named.items()
-            for index, variable in enumerate(variables)
-        }
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        notes, arrays = self._callbacks.state()
+        return {**_values(self._named()), **{f"callback/{name}": value for name, value in arrays.items()}}, notes
 
-    def restore(self, state: Arrays) -> None:
-        named = {"model": self.model.variables, "optimizer": self.optimizer.variables}
-        for kind, variables in named.items():
-            for index, variable in enumerate(variables):
-                variable.assign(state[f"{kind}/{index:04d}"])
+    def restore(self, arrays: Arrays, notes: dict[str, Any]) -> None:
+        for name, variable in self._named().items():
+            variable.assign(arrays[name])
         self._spread()
+        own = {name.removeprefix("callback/"): value for name, value in arrays.items() if name.startswith("callback/")}
+        self._callbacks.restore(notes, own)
+
+    def own_state(self) -> Arrays:
+        """Return what differs between ranks in the middle of an epoch."""
+        kept = {f"kept/{at:04d}": np.array(weight.value) for at, weight in enumerate(self._collected())}
+        return kept | {f"total/{name}": value for name, value in self.totals().items()}
+
+    def restore_own(self, state: Arrays) -> None:
+        for at, weight in enumerate(self._collected()):
+            weight.assign(state[f"kept/{at:04d}"])
+        self.set_totals({name.removeprefix("total/"): value for name, value in state.items() if name.startswith("total/")})
+
+    def _named(self) -> dict[str, Any]:
+        random = {id(variable) for variable in self._random}
+        model = [variable for variable in self.model.variables if id(variable) in random]
+        found = {"weights": self.model.weights, "random": model, "optimizer": self.optimizer.variables}
+        return {f"{kind}/{at:04d}": variable for kind, variables in found.items() for at, variable in enumerate(variables)}
 
     def weights(self) -> Arrays:
         return {f"{index:04d}": np.array(weight.value) for index, weight in enumerate(self.model.weights)}
@@ -200,84 +282,28 @@ class KerasLearner:
     def set_weights(self, weights: Arrays) -> None:
         self.model.set_weights([weights[name] for name in sorted(weights)])
 
+    @property
+    def logits(self) -> bool:
+        """Whether the model ends before its softmax or sigmoid, because its loss has it."""
+        return self._compiled.logits
 
-def _checked(model: Any, target: Target, shape: tuple[int, ...]) -> keras.Model:
-    """Return the model, its output in the label's own units, or raise `ConfigError`: see `KerasJob.build`."""
-    import keras
-
-    if not isinstance(model, keras.Model):
-        raise ConfigError(f"the model function must return a keras.Model, it returned {type(model).__name__}")
-    keras_file.check_savable(model)
-    output = np.asarray(model(np.zeros((2, *shape), np.float32), training=False))
-    if output.shape != (2, target.outputs):
-        raise ConfigError(
-            f"the model's output has shape {output.shape[1:]} per row, {target.task} needs ({target.outputs},)",
-            hint="the model function is called with (input_shape, outputs, task): use `outputs` for the last layer",
-        )
-    if target.task == "classification":
-        if output.min() < 0 or abs(output.sum(1) - 1).max() > 1e-3:
-            raise ConfigError("the model's output does not sum to one per row", hint="end with a softmax over the classes")
-        return model
-    inputs = keras.Input(shape)
-    return keras.Model(inputs, keras.layers.Rescaling(target.std, target.mean)(model(inputs)))
+    def saved(self) -> keras.Model:
+        """Return the model that predicts in the label's own units."""
+        return self._compiled.saved()
 
 
-def _optimizer(options: TrainingOptions, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    import keras
-
-    rate: Any = options.learning_rate
-    warmup = round(options.warmup_epochs * steps_per_epoch)
-    if options.schedule == "cosine" or warmup:
-        decay = max(1, options.epochs * steps_per_epoch - warmup)
-        floor = 0.0 if options.schedule == "cosine" else 1.0  # a decay to 100 % of the peak is a constant
-        start = 0.0 if warmup else rate
-        rate = keras.optimizers.schedules.CosineDecay(
-            start, decay, alpha=floor, warmup_target=rate if warmup else None, warmup_steps=warmup
-        )
-    kinds = {
-        "adam": keras.optimizers.Adam,
-        "adamw": keras.optimizers.AdamW,
-        "sgd": lambda chosen: keras.optimizers.SGD(chosen, momentum=0.9, nesterov=True),
-        "rmsprop": keras.optimizers.RMSprop,
-    }
-    return kinds[options.optimizer](rate)
-
-
-def train_rows(worker: Worker, job: KerasJob, rows: Rows, validation: Rows | None) -> tuple[dict[str, Any], KerasLearner]:
-    """Train on rows at hand; return the history (see `loop.train`) and the learner."""
-    import keras
+def _now() -> Any:
+    """Return the seconds of a clock as a tensor; TensorFlow's own clock is refused where results shall be deterministic."""
     import tensorflow as tf
 
-    keras.utils.clear_session()  # layer names count from the start, or a checkpoint's fingerprint would never match
-    keras.utils.set_random_seed(job.seed)
-    tf.config.experimental.enable_op_determinism()
-    strategy = plugins.load("strategies", job.options.strategy)()
-    assert isinstance(strategy, Strategy)
-    with strategy.connected(worker):
-        learner = KerasLearner(job.build, job.target, job.shape, job.options, strategy, worker.rank)
-        mark = fingerprint(
-            {
-                "data": job.data_mark,
-                "options": job.options.model_dump(mode="json"),
-                "model": learner.model.get_config(),
-                "target": [job.target.mean, job.target.std],
-                "seed": job.seed,
-            }
-        )
-        course = loop.Course(job.options, job.seed, job.store, job.checkpoint, mark)
-        history = loop.train(worker, learner, loop.Data(rows, validation, job.shape, job.columns), course)
-    return {**history, "parameters": learner.model.count_params()}, learner
+    seconds = tf.numpy_function(lambda: np.float64(time.monotonic()), [], tf.float64)
+    seconds.set_shape([])
+    return seconds
 
 
-def train_keras(worker: Worker, job: KerasJob) -> bytes:
-    """Train on this rank's shards. Rank 0 returns JSON: ``history``, and ``model``, the ``.keras`` file in base 64."""
-    from sparkml.shards.reader import ShardReader, ShardSet
+def _values(variables: dict[str, Any]) -> Arrays:
+    return {name: np.array(variable.value) for name, variable in variables.items()}
 
-    def rows(url: str) -> Rows:
-        return ShardReader(url, ShardSet.open(url).assign(worker.rank, worker.size), list(job.columns))
 
-    history, learner = train_rows(worker, job, rows(job.train), None if job.validation is None else rows(job.validation))
-    if worker.rank != 0:
-        return b""
-    model = base64.b64encode(keras_file.dump(learner.model)).decode()
-    return json.dumps({"history": history, "model": model}).encode()
+def _is_random(variable: Any) -> bool:
+    return str(variable.name) == "seed_generator_state"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -10,75 +9,87 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from sparkml.errors import DataError, StorageError, TrainingError
+from sparkml.errors import DataError, TrainingError
 from sparkml.launch.worker import Worker
+from sparkml.learners import agree
 from sparkml.learners.checkpoint import Arrays, Checkpoint, digest
-from sparkml.learners.feed import Batch, Rows, padded
+from sparkml.learners.feed import Batch, Layout, Rows, padded
+from sparkml.learners.progress import Progress
+from sparkml.learners.resume import Keeper
 from sparkml.learners.training import TrainingOptions
-from sparkml.storage import Store
 
 _REPORT_SECONDS = 1.0
-Totals = npt.NDArray[np.float64]
+_SLOW = 1.25  # a rank that computes this much longer than the median is told
 
 
 class Learner(Protocol):
-    """What is trained. Totals are sums over rows, so that they add up over ranks: rows, loss, metric."""
+    """What is trained. Totals are sums over rows, so that they add up over ranks."""
 
     def start(self, steps_per_epoch: int) -> None:
         """Build what depends on the number of steps and make all ranks equal."""
 
-    def step(self, batch: Batch) -> None: ...
-    def evaluate(self, batch: Batch) -> None: ...
-    def take_totals(self) -> Totals:
-        """Return the totals since the last call and reset them."""
+    def begin(self) -> None:
+        """Training begins, or goes on."""
 
-    def end_epoch(self, rows: int) -> None:
+    def begin_epoch(self, epoch: int) -> None: ...
+    def step(self, batch: Batch, number: int, *, last: bool, due: bool) -> bool:
+        """Take one step; return whether any rank found a checkpoint `due`, once ranks have combined (else False)."""
+
+    def evaluate(self, batch: Batch) -> None: ...
+    def average(self, rows: int) -> None:
         """Make equal on all ranks what steps do not keep equal; `rows` is this rank's share of the epoch."""
 
-    def metrics(self, totals: Totals) -> dict[str, float]:
-        """Return named means from totals over all ranks."""
+    def end_epoch(self, epoch: int, logs: dict[str, float]) -> bool:
+        """Return whether training shall stop here."""
+
+    def end(self) -> None: ...
+    def take_wait(self) -> float:
+        """Return the seconds since the last call in which steps waited for other ranks."""
+
+    def totals(self) -> Arrays: ...
+    def set_totals(self, totals: Arrays) -> None:
+        """Replace the totals; an empty mapping sets them to zero."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return named means from the totals."""
 
     def learning_rate(self) -> float: ...
-    def state(self) -> Arrays: ...
-    def restore(self, state: Arrays) -> None: ...
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """Return what makes the course go on as it would have: arrays, and notes as JSON."""
+
+    def restore(self, arrays: Arrays, notes: dict[str, Any]) -> None: ...
+    def own_state(self) -> Arrays:
+        """Return what differs between ranks in the middle of an epoch."""
+
+    def restore_own(self, state: Arrays) -> None: ...
     def weights(self) -> Arrays: ...
     def set_weights(self, weights: Arrays) -> None: ...
 
 
 @dataclass(frozen=True)
 class Data:
-    """One rank's rows and how they become batches. `columns` are those of the features and the label."""
+    """One rank's rows and how they become batches."""
 
     train: Rows
     validation: Rows | None
-    shape: tuple[int, ...]
-    columns: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Course:
-    """How the training goes: settings, seed, where checkpoints go, and the fingerprint that a checkpoint must carry."""
-
-    options: TrainingOptions
-    seed: int
-    store: Store | None
-    checkpoint: str
-    fingerprint: str
+    layout: Layout
 
 
 @dataclass
-class _Progress:
-    epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    best: Arrays = field(default_factory=dict)
-    resumed: str = ""
+class _Clock:
+    """Where the seconds of an epoch went on this rank: `data` waiting for rows, `steps` in compiled steps."""
+
+    data: float = 0.0
+    steps: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
 
 
-def train(worker: Worker, learner: Learner, data: Data, course: Course) -> dict[str, Any]:
+def train(worker: Worker, learner: Learner, data: Data, options: TrainingOptions, keeper: Keeper) -> dict[str, Any]:
     """Train; return ``epochs`` (a dict each), ``best_epoch``, ``resumed`` (how), ``digest`` of the weights, and ``ranks``.
 
     Raises
@@ -88,41 +99,137 @@ def train(worker: Worker, learner: Learner, data: Data, course: Course) -> dict[
     TrainingError
         The loss became NaN or infinite, or ranks ended with different weights.
     """
-    options = course.options
-    counts = _gathered(worker, [data.train.num_rows, 0 if data.validation is None else data.validation.num_rows])
-    if counts[:, 0].sum() == 0:
+    counts = data.train.counts(0)
+    if sum(counts) == 0:
         raise DataError("there are no training rows", hint="look at the split and at the contract's quarantine")
-    steps, validation_steps = (int(np.ceil(counts[:, column].max() / options.batch_size)) for column in (0, 1))
-    learner.start(steps)
-    progress = _resumed(worker, learner, course)
-    while progress.epoch < options.epochs and not _stopped(progress, options):
-        began = time.monotonic()
-        batches = padded(data.train, options.batch_size, steps, data.shape, data.columns, seed=course.seed, epoch=progress.epoch)
-        for batch in _reported(worker, batches, progress.epoch, options.epochs, steps):
-            learner.step(batch)
-        learner.end_epoch(int(counts[worker.rank, 0]))
-        found = learner.metrics(_summed(worker, learner.take_totals()))
-        seconds = time.monotonic() - began
-        if data.validation is not None and validation_steps:
-            for batch in padded(
-                data.validation, options.batch_size, validation_steps, data.shape, data.columns, seed=None, epoch=0
-            ):
-                learner.evaluate(batch)
-            found |= {f"val_{name}": value for name, value in learner.metrics(_summed(worker, learner.take_totals())).items()}
-        rate = float(counts[:, 0].sum()) / seconds
-        _close_epoch(worker, learner, course, progress, {**found, "seconds": seconds, "rows_per_second": rate})
+    learner.start(_steps(counts, options))
+    learner.begin()
+    progress = keeper.resume(worker, learner, options)
+    while progress.epoch < options.epochs and not progress.stopped and not _patience_is_over(progress, options):
+        learner.begin_epoch(progress.epoch)
+        clock = _Clock()
+        steps = _train_epoch(worker, learner, data, options, keeper, progress, clock)
+        found = _found(worker, learner)
+        timing = _timing(worker, learner, clock, steps, data.train.counts(progress.epoch), options.batch_size)
+        if data.validation is not None and sum(data.validation.counts(0)) > 0:
+            found |= {f"val_{name}": value for name, value in _validate(worker, learner, data, data.validation, options).items()}
+        _close_epoch(worker, learner, options, progress, {**found, **timing})
+        keeper.save(worker, _checkpoint(worker, learner, keeper, progress), {})
+    learner.end()
     if options.patience is not None and progress.best:
         learner.set_weights(progress.best)
+    keeper.close()
     return {
         "epochs": progress.history,
         "best_epoch": progress.best_epoch,
         "resumed": progress.resumed,
         "digest": _equal_everywhere(worker, learner),
-        "ranks": [{"rank": rank, "rows": int(rows)} for rank, rows in enumerate(counts[:, 0])],
+        "ranks": [{"rank": rank, "rows": int(rows)} for rank, rows in enumerate(data.train.counts(max(0, progress.epoch - 1)))],
+        "checkpoints_failed": keeper.failed,
     }
 
 
-def _close_epoch(worker: Worker, learner: Learner, course: Course, progress: _Progress, found: dict[str, float]) -> None:
+def _steps(counts: list[int], options: TrainingOptions) -> int:
+    return math.ceil(max(counts) / options.batch_size)
+
+
+def _train_epoch(
+    worker: Worker, learner: Learner, data: Data, options: TrainingOptions, keeper: Keeper, progress: Progress, clock: _Clock
+) -> int:
+    """Take the epoch's steps, from where a checkpoint left off; return how many were taken here."""
+    epoch, first = progress.epoch, progress.step
+    steps = _steps(data.train.counts(epoch), options)
+    learner.take_wait()
+    keeper.tick(progress)
+    batches = _timed(padded(data.train, data.layout, options.batch_size, steps, epoch=epoch, done=first), clock)
+    due_report = time.monotonic() + _REPORT_SECONDS
+    for number, batch in enumerate(batches, first):
+        last = number + 1 == steps
+        worker.note("step", number)
+        began = time.monotonic()
+        wanted = learner.step(batch, number, last=last, due=keeper.due(worker, number + 1))
+        now = time.monotonic()
+        clock.steps += now - began
+        if wanted and not last:
+            worker.note("checkpoint", number)
+            progress.step = number + 1
+            keeper.save(worker, _checkpoint(worker, learner, keeper, progress), learner.own_state())
+        if now >= due_report:
+            done = number + 1 - first
+            rate = done * options.batch_size / clock.seconds
+            worker.report(
+                {
+                    "epoch": epoch,
+                    "epochs": options.epochs,
+                    "step": number + 1,
+                    "steps": steps,
+                    "loss": learner.metrics()["loss"],
+                    "rows_per_second": rate,
+                    "step_ms": 1e3 * clock.steps / done,
+                    "data_share": clock.data / clock.seconds,
+                }
+            )
+            due_report = now + _REPORT_SECONDS
+        worker.note("data", number)
+    progress.step = 0
+    return steps - first
+
+
+def _timed(batches: Iterator[Batch], clock: _Clock) -> Iterator[Batch]:
+    while True:
+        began = time.monotonic()
+        batch = next(batches, None)
+        clock.data += time.monotonic() - began
+        if batch is None:
+            return
+        yield batch
+
+
+def _found(worker: Worker, learner: Learner) -> dict[str, float]:
+    """Return the metrics over the rows of all ranks, and forget the totals."""
+    learner.set_totals(agree.summed(worker, learner.totals()))
+    found = learner.metrics()
+    learner.set_totals({})
+    return found
+
+
+def _validate(worker: Worker, learner: Learner, data: Data, rows: Rows, options: TrainingOptions) -> dict[str, float]:
+    worker.note("validation", 0)
+    for number, batch in enumerate(padded(rows, data.layout, options.batch_size, _steps(rows.counts(0), options), epoch=0)):
+        learner.evaluate(batch)
+        worker.note("validation", number)
+    return _found(worker, learner)
+
+
+def _timing(worker: Worker, learner: Learner, clock: _Clock, steps: int, counts: list[int], batch_size: int) -> dict[str, Any]:
+    """Gather where each rank's seconds went; name ranks that compute much longer than the others."""
+    waited = learner.take_wait()
+    seconds = clock.seconds
+    learner.average(counts[worker.rank])
+    mine = {"host": worker.host, "seconds": seconds, "data": clock.data, "steps": clock.steps, "waited": waited}
+    ranks = agree.gathered(worker, mine)
+    computing = [rank["steps"] - rank["waited"] for rank in ranks]
+    usual = float(np.median(computing))
+    slow = [
+        f"rank {at} on {rank['host']} computes {own / usual:.1f} times as long as the median rank"
+        for at, (rank, own) in enumerate(zip(ranks, computing, strict=True))
+        if worker.size > 1 and usual > 0 and own / usual > _SLOW
+    ]
+    for notice in slow if worker.rank == 0 else ():
+        worker.log(f"straggler: {notice}")
+    total = sum(rank["seconds"] for rank in ranks)
+    return {
+        "seconds": seconds,
+        "rows_per_second": min(sum(counts), steps * batch_size * worker.size) / seconds,  # of a resumed epoch only what was left
+        "step_ms": 1e3 * clock.steps / max(1, steps),
+        "data_share": sum(rank["data"] for rank in ranks) / total,
+        "wait_share": sum(rank["waited"] for rank in ranks) / total,
+        "step_share": sum(rank["steps"] for rank in ranks) / total,
+        **({"stragglers": slow} if slow else {}),
+    }
+
+
+def _close_epoch(worker: Worker, learner: Learner, options: TrainingOptions, progress: Progress, found: dict[str, Any]) -> None:
     progress.epoch += 1
     judged = found.get("val_loss", found["loss"])
     if not math.isfinite(found["loss"]):
@@ -132,82 +239,46 @@ def _close_epoch(worker: Worker, learner: Learner, course: Course, progress: _Pr
         )
     if judged < progress.best_loss:
         progress.best_loss, progress.best_epoch = judged, progress.epoch
-        progress.best = learner.weights() if course.options.patience is not None else {}
+        progress.best = learner.weights() if options.patience is not None else {}
     progress.history.append({"epoch": progress.epoch, **found, "learning_rate": learner.learning_rate()})
-    if worker.rank == 0 and course.store is not None:
-        notes = {"history": progress.history, "best_epoch": progress.best_epoch, "best_loss": progress.best_loss}
-        arrays = {**learner.state(), **{f"best/{name}": value for name, value in progress.best.items()}}
-        body = Checkpoint(course.fingerprint, worker.size, progress.epoch, arrays, notes).encode()
-        course.store.replace(course.checkpoint, body)
-    worker.report({"epochs": course.options.epochs, **progress.history[-1]})
+    worker.note("callback", 0)
+    numbers = {name: value for name, value in progress.history[-1].items() if isinstance(value, int | float)}
+    stop = learner.end_epoch(progress.epoch - 1, {name: value for name, value in numbers.items() if name != "epoch"})
+    progress.stopped = any(agree.gathered(worker, stop))
+    worker.report({"epochs": options.epochs, **progress.history[-1]})
 
 
-def _stopped(progress: _Progress, options: TrainingOptions) -> bool:
+def _checkpoint(worker: Worker, learner: Learner, keeper: Keeper, progress: Progress) -> Checkpoint | None:
+    """Return the present state on rank 0; the others have nothing to write."""
+    if worker.rank != 0 or not keeper.writes:
+        return None
+    arrays, notes = learner.state()
+    return Checkpoint(
+        keeper.fingerprint,
+        worker.size,
+        progress.epoch,
+        progress.step,
+        {**arrays, **{f"best/{name}": value for name, value in progress.best.items()}},
+        {
+            "learner": notes,
+            "history": list(progress.history),
+            "best_epoch": progress.best_epoch,
+            "best_loss": progress.best_loss,
+            "stopped": progress.stopped,
+        },
+    )
+
+
+def _patience_is_over(progress: Progress, options: TrainingOptions) -> bool:
     return options.patience is not None and progress.epoch - progress.best_epoch >= options.patience
 
 
-def _resumed(worker: Worker, learner: Learner, course: Course) -> _Progress:
-    """Go on from the checkpoint if there is one of this very training; say why if it is not used."""
-    body = b""
-    if course.store is not None and course.store.exists(course.checkpoint):
-        body = course.store.read(course.checkpoint)
-    seen = set(worker.all_gather(hashlib.sha256(body).digest()))
-    if len(seen) > 1:
-        assert course.store is not None
-        raise TrainingError(
-            f"ranks see different checkpoints at {course.store.url(course.checkpoint)}",
-            hint="choose a checkpointDir on storage that all hosts share",
-        )
-    if not body:
-        return _Progress()
-    try:
-        saved = Checkpoint.decode(body)
-    except StorageError as error:
-        return _afresh(worker, error.message)
-    if saved.fingerprint != course.fingerprint:
-        return _afresh(worker, "it belongs to a training with other data or settings")
-    learner.restore({name: value for name, value in saved.arrays.items() if not name.startswith("best/")})
-    best = {name.removeprefix("best/"): value for name, value in saved.arrays.items() if name.startswith("best/")}
-    text = f"went on after epoch {saved.epoch}"
-    if saved.size != worker.size:
-        text += f", with {worker.size} ranks instead of {saved.size}: the weights will not be those of an uninterrupted run"
-    worker.log(text)
-    notes = saved.notes
-    return _Progress(saved.epoch, notes["history"], notes["best_epoch"], notes["best_loss"], best, text)
-
-
-def _afresh(worker: Worker, reason: str) -> _Progress:
-    text = f"the checkpoint is not used: {reason}"
-    worker.log(text)
-    return _Progress(resumed=text)
-
-
-def _reported(worker: Worker, batches: Iterator[Batch], epoch: int, epochs: int, steps: int) -> Iterator[Batch]:
-    due = time.monotonic() + _REPORT_SECONDS
-    for number, batch in enumerate(batches):
-        if time.monotonic() >= due:
-            worker.report({"epoch": epoch, "epochs": epochs, "step": number, "steps": steps})
-            due = time.monotonic() + _REPORT_SECONDS
-        yield batch
-
-
-def _gathered(worker: Worker, values: list[int]) -> npt.NDArray[np.int64]:
-    """Return one row of integers per rank."""
-    blocks = worker.all_gather(np.asarray(values, "<i8").tobytes())
-    return np.stack([np.frombuffer(block, "<i8") for block in blocks])
-
-
-def _summed(worker: Worker, totals: Totals) -> Totals:
-    blocks = worker.all_gather(totals.astype("<f8").tobytes())
-    return np.sum([np.frombuffer(block, "<f8") for block in blocks], axis=0)  # type: ignore[no-any-return]
-
-
 def _equal_everywhere(worker: Worker, learner: Learner) -> str:
-    marks = [block.decode() for block in worker.all_gather(digest(learner.weights()).encode())]
+    marks = agree.gathered(worker, digest(learner.weights()))
     different = [rank for rank, mark in enumerate(marks) if mark != marks[0]]
     if different:
         raise TrainingError(
             f"the weights of ranks {different} differ from those of rank 0 at the end of training",
-            hint="a layer keeps its own state outside Keras's variables, or ranks run different versions",
+            hint="a layer keeps its own state outside Keras's variables, a callback changed only some ranks, or versions differ",
         )
-    return marks[0]
+    return str(marks[0])

@@ -15,14 +15,15 @@ class Strategy(Plugin):
     """One way to combine. Tensors are TensorFlow's."""
 
     @abstractmethod
-    def connected(self, worker: Worker) -> AbstractContextManager[None]:
-        """Connect all ranks for as long as the block runs. Every rank enters."""
+    def connected(self, worker: Worker, timeline: str | None = None) -> AbstractContextManager[None]:
+        """Connect all ranks for as long as the block runs. Every rank enters. Rank 0 writes a trace to the path `timeline`."""
 
     @abstractmethod
-    def total(self, tensors: Sequence[Any]) -> list[Any]:
+    def total(self, tensors: Sequence[Any], *, gradients: bool = False) -> list[Any]:
         """Return the sum over ranks of every tensor. Called inside a compiled step, in the same order on every rank.
 
-        Steps are traced without AutoGraph, as Keras's own are: branch on a tensor with ``tf.cond``, not with ``if``.
+        `gradients` may be sent with fewer bits. Steps are traced without AutoGraph, as Keras's own are: branch on a tensor with
+        ``tf.cond``, not with ``if``.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,10 @@ from sparkml.shards.schema import Column, to_numpy
 from sparkml.storage import Store
 
 BLOCK_ROWS = 16_384  # fits the caches; larger blocks only page-fault more
+BLOCK_BYTES = 8 << 20  # of wide rows a block holds fewer: several are on their way at once
 SHUFFLE_BYTES = 256 << 20
 Arrays = dict[str, np.ndarray[Any, Any]]
+Block = dict[str, Any]  # like Arrays, compact columns still as Arrow's binary
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,21 @@ class ShardSet:
     def num_rows(self) -> int:
         return sum(group.rows for group in self.groups)
 
-    def assign(self, rank: int, size: int) -> list[RowGroup]:
+    def assign(self, rank: int, size: int, seed: int | None = None, epoch: int = 0) -> list[RowGroup]:
         """Return a rank's row groups: the largest first to the rank with the fewest rows, the same on every run.
 
-        Every group belongs to exactly one rank; with fewer groups than ranks some ranks get none.
+        Every group belongs to exactly one rank; with fewer groups than ranks some ranks get none. With a seed the groups are
+        dealt anew in every epoch, and every rank can compute what each of the others has.
         """
-        loads = [0] * size
+        groups = sorted(self.groups, key=lambda group: (-group.rows, group.path, group.index))
+        if seed is not None:
+            order = np.random.default_rng([seed, epoch]).permutation(len(groups))
+            groups = sorted((groups[index] for index in order), key=lambda group: -group.rows)  # sorting is stable
+        loads = [(0, other) for other in range(size)]
         mine = []
-        for group in sorted(self.groups, key=lambda group: (-group.rows, group.path, group.index)):
-            target = min(range(size), key=lambda other: (loads[other], other))
-            loads[target] += group.rows
+        for group in groups:
+            rows, target = heapq.heappop(loads)
+            heapq.heappush(loads, (rows + group.rows, target))
             if target == rank:
                 mine.append(group)
         return sorted(mine, key=lambda group: (group.path, group.index))
@@ -76,34 +84,42 @@ class ShardReader:
 
     Parameters
     ----------
+    shards
+        The set, or its URL.
+    row_groups
+        What to read, usually of `ShardSet.assign`.
     columns
-        Names to read; all when None.
+        Names of the columns to read; all by default.
     shuffle_bytes
-        Bound on the shuffle buffer: whole row groups are gathered up to this size and their rows permuted.
+        Size of the buffer within which rows are shuffled; it bounds the memory of a rank.
     """
 
     def __init__(
         self,
-        url: str,
+        shards: ShardSet | str,
         row_groups: Sequence[RowGroup],
         columns: Sequence[str] | None = None,
         *,
         shuffle_bytes: int = SHUFFLE_BYTES,
     ) -> None:
-        self._store = Store(url)
-        known = {column.name: column for column in ShardSet.open(url).columns}
+        if isinstance(shards, str):
+            shards = ShardSet.open(shards)
+        self._store = Store(shards.url)
+        known = {column.name: column for column in shards.columns}
         missing = [name for name in columns or () if name not in known]
         if missing:
-            raise StorageError(f"{url} has no column {', '.join(missing)}; it has {', '.join(known)}")
+            raise StorageError(f"{shards.url} has no column {', '.join(missing)}; it has {', '.join(known)}")
         self._columns = [known[name] for name in columns or known]
         self._groups, self._shuffle_bytes = list(row_groups), shuffle_bytes
+        self._width = max(1, sum(column.width for column in self._columns))
+        self._block_rows = max(64, min(BLOCK_ROWS, BLOCK_BYTES // self._width))
 
     @property
     def num_rows(self) -> int:
         return sum(group.rows for group in self._groups)
 
-    def batches(self, batch_size: int, *, shuffle_seed: int | None = None, epoch: int = 0) -> Iterator[Arrays]:
-        """Yield every row once, in batches of `batch_size` (the last may be shorter).
+    def batches(self, batch_size: int, *, shuffle_seed: int | None = None, epoch: int = 0, skip: int = 0) -> Iterator[Arrays]:
+        """Yield every row once, in batches of `batch_size` (the last may be shorter), without the first `skip` rows.
 
         With a seed the order of row groups and of rows within the buffer is a function of (seed, epoch) alone.
 
@@ -111,14 +127,21 @@ class ShardReader:
         Local files in order are decoded by the caller, block by block while it lies in the cache: handing it over costs more.
         """
         if shuffle_seed is not None:
-            blocks = _ahead(self._shuffled(np.random.default_rng([shuffle_seed, epoch])))
+            blocks = _ahead(self._shuffled(np.random.default_rng([shuffle_seed, epoch]), skip))
         else:
-            blocks = self._blocks() if self._local else _ahead(self._blocks())
-        yield from _cut(blocks, batch_size)
+            blocks = self._blocks(skip) if self._local else _ahead(self._blocks(skip))
+        compact = [column for column in self._columns if column.compact]
+        for batch in _cut(blocks, batch_size):
+            for column in compact:
+                batch[column.name] = to_numpy(batch[column.name], column)
+            yield batch
 
-    def _blocks(self) -> Iterator[Arrays]:
+    def _blocks(self, skip: int) -> Iterator[Block]:
         """Stream blocks in order, a file opened once for consecutive groups."""
         position = 0
+        while position < len(self._groups) and self._groups[position].rows <= skip:
+            skip -= self._groups[position].rows
+            position += 1
         while position < len(self._groups):
             path = self._groups[position].path
             groups = []
@@ -127,37 +150,54 @@ class ShardReader:
                 position += 1
             with self._open(path) as file:
                 for batch in self._read(file, groups):
-                    yield {column.name: to_numpy(batch.column(place), column) for place, column in enumerate(self._columns)}
+                    if skip < len(batch):
+                        yield {
+                            column.name: _stored(batch.column(at).slice(skip), column) for at, column in enumerate(self._columns)
+                        }
+                    skip = max(0, skip - len(batch))
 
-    def _shuffled(self, random: np.random.Generator) -> Iterator[Arrays]:
+    def _shuffled(self, random: np.random.Generator, skip: int) -> Iterator[Block]:
         order = [self._groups[index] for index in random.permutation(len(self._groups))]
-        width = sum(column.width if column.shape else 8 for column in self._columns)
-        buffer: Arrays = {}
+        buffer: Block = {}
         while order:
             taken, rows = 0, 0
-            while taken < len(order) and (taken == 0 or (rows + order[taken].rows) * width <= self._shuffle_bytes):
+            while taken < len(order) and (taken == 0 or (rows + order[taken].rows) * self._width <= self._shuffle_bytes):
                 rows += order[taken].rows
                 taken += 1
-            self._fill(buffer, order[:taken], rows)
-            order = order[taken:]
-            permutation = random.permutation(rows)
-            for start in range(0, rows, BLOCK_ROWS):
-                chosen = permutation[start : start + BLOCK_ROWS]
-                yield {name: values.take(chosen, axis=0) for name, values in buffer.items()}  # 3 times as fast as values[chosen]
+            now, order = order[:taken], order[taken:]
+            permutation = random.permutation(rows)[skip:]
+            skip = max(0, skip - rows)
+            if not len(permutation):
+                continue
+            self._fill(buffer, now, rows)
+            for start in range(0, len(permutation), self._block_rows):
+                chosen = permutation[start : start + self._block_rows]
+                # take is 3 times as fast as values[chosen]
+                yield {
+                    name: values.take(chosen, axis=0) if isinstance(values, np.ndarray) else values.take(pa.array(chosen))
+                    for name, values in buffer.items()
+                }
 
-    def _fill(self, buffer: Arrays, groups: list[RowGroup], rows: int) -> None:
+    def _fill(self, buffer: Block, groups: list[RowGroup], rows: int) -> None:
         """Decode the groups one after another into the buffer's memory, which is made anew only when it is too small."""
-        if not buffer or len(next(iter(buffer.values()))) < rows:
+        plain = [column for column in self._columns if not column.compact]
+        if any(len(buffer.get(column.name, ())) < rows for column in plain):
             buffer.clear()  # the old memory goes before the new one comes
-            kinds = {column.name: object if column.dtype == "str" else column.dtype for column in self._columns}
-            buffer.update({column.name: np.empty((rows, *column.shape), kinds[column.name]) for column in self._columns})
+            kinds = {column.name: object if column.dtype == "str" else column.dtype for column in plain}
+            buffer.update({column.name: np.empty((rows, *column.shape), kinds[column.name]) for column in plain})
+        compact: dict[str, list[pa.Array]] = {column.name: [] for column in self._columns if column.compact}
         start = 0
         for group in groups:
             with self._open(group.path) as file:
                 for batch in self._read(file, [group]):
                     for place, column in enumerate(self._columns):
-                        buffer[column.name][start : start + len(batch)] = to_numpy(batch.column(place), column)
+                        if column.compact:
+                            compact[column.name].append(batch.column(place))
+                        else:
+                            buffer[column.name][start : start + len(batch)] = to_numpy(batch.column(place), column)
                     start += len(batch)
+        for name, parts in compact.items():
+            buffer[name] = pa.concat_arrays(parts)
 
     def _read(self, file: pq.ParquetFile, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
         """Yield the groups' blocks, having checked that they are what the manifest counted."""
@@ -168,7 +208,7 @@ class ShardReader:
                     hint="it was replaced or damaged: remove the folder and run again",
                 )
         indices = [group.index for group in groups]
-        yield from file.iter_batches(BLOCK_ROWS, indices, columns=self._names, use_threads=False)
+        yield from file.iter_batches(self._block_rows, indices, columns=self._names, use_threads=False)
 
     @property
     def _local(self) -> bool:
@@ -184,9 +224,9 @@ class ShardReader:
         return pq.ParquetFile(self._store.open(path), pre_buffer=True)
 
 
-def _cut(blocks: Iterator[Arrays], batch_size: int) -> Iterator[Arrays]:
+def _cut(blocks: Iterator[Block], batch_size: int) -> Iterator[Block]:
     """Cut blocks into batches; a batch that lies within one block is a view of it."""
-    rest: list[Arrays] = []
+    rest: list[Block] = []
     held = 0
     for block in blocks:
         count = len(next(iter(block.values())))
@@ -208,14 +248,24 @@ def _cut(blocks: Iterator[Arrays], batch_size: int) -> Iterator[Arrays]:
         yield _joined(rest)
 
 
-def _joined(parts: list[Arrays]) -> Arrays:
-    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _stored(array: pa.Array, column: Column) -> Any:
+    return array if column.compact else to_numpy(array, column)
+
+
+def _joined(parts: list[Block]) -> Block:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: _concatenated([part[name] for part in parts]) for name in parts[0]}
+
+
+def _concatenated(values: list[Any]) -> Any:
+    return np.concatenate(values) if isinstance(values[0], np.ndarray) else pa.concat_arrays(values)
 
 
 _END = object()
 
 
-def _ahead(blocks: Iterator[Arrays], depth: int = 2) -> Iterator[Arrays]:
+def _ahead(blocks: Iterator[Block], depth: int = 2) -> Iterator[Block]:
     """Run `blocks` in a thread, up to `depth` blocks ahead of the consumer; its errors surface at the consumer."""
     ready: queue.Queue[Any] = queue.Queue(depth)
     stopped = threading.Event()

@@ -43,7 +43,7 @@ class _Hashing:
 
 def rows_per_group(columns: list[Column]) -> int:
     """Return rows for row groups of about 64 MiB: large enough to stream, small enough to buffer for shuffling."""
-    width = sum(column.width if column.shape else 8 for column in columns)
+    width = sum(column.width for column in columns)
     return max(1024, min(1 << 20, BUFFER_BYTES // max(1, width)))
 
 

@@ -9,31 +9,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparkml.learners.keras import KerasJob, Target
+from sparkml.learners.feed import Layout
+from sparkml.learners.inputs import Input, Target
+from sparkml.learners.keras_job import KerasJob
+from sparkml.learners.source import source_of
 from sparkml.learners.training import TrainingOptions
 from sparkml.learners.zoo.mlp import Mlp, MlpOptions
 from sparkml.storage import Store
 
+LAYOUT = Layout((Input("features", (3,)),), (Target("label", "classification", 3),))
+
 
 @dataclass
 class Memory:
-    """Stands in for a shard reader."""
+    """Stands in for shards. `sizes` are the rows of all ranks, by default only these."""
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.float64]
     shuffled: bool = True
+    seed: int = 5
+    sizes: tuple[int, ...] = ()
+    weight: npt.NDArray[np.float32] | None = None
 
-    @property
-    def num_rows(self) -> int:
-        return len(self.x)
+    def counts(self, epoch: int) -> list[int]:
+        return list(self.sizes or (len(self.x),))
 
-    def batches(self, batch_size: int, *, shuffle_seed: int | None, epoch: int) -> Iterator[dict[str, Any]]:
+    def batches(self, batch_size: int, *, epoch: int, skip: int = 0) -> Iterator[dict[str, Any]]:
         order = np.arange(len(self.x))
-        if shuffle_seed is not None and self.shuffled:
-            np.random.default_rng([shuffle_seed, epoch]).shuffle(order)
-        for start in range(0, len(order), batch_size):
+        if self.shuffled:
+            np.random.default_rng([self.seed, epoch]).shuffle(order)
+        for start in range(skip, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            yield {"features": self.x[chosen], "label": self.y[chosen]}
+            extra = {} if self.weight is None else {"weight": self.weight[chosen]}
+            yield {"features": self.x[chosen], "label": self.y[chosen], **extra}
 
 
 def blobs(rows: int, seed: int = 0) -> Memory:
@@ -43,18 +51,16 @@ def blobs(rows: int, seed: int = 0) -> Memory:
     return Memory((np.eye(3)[y] + rng.normal(0, 0.4, (rows, 3))).astype(np.float32), y.astype(np.float64))
 
 
-def a_job(store: Store | None = None, build: Any = None, checkpoint: str = "checkpoint.npz", **options: Any) -> KerasJob:
+def a_job(store: Store | None = None, build: Any = None, checkpoint: str = "checkpoints", **options: Any) -> KerasJob:
     settings = TrainingOptions(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.05, **options})
     return KerasJob(
-        build=build or Mlp(MlpOptions(hidden=(8,), dropout=0.2)).build,
-        target=Target("classification", 3),
-        shape=(3,),
+        source=source_of(build or Mlp(MlpOptions(hidden=(8,), dropout=0.2))),
+        layout=LAYOUT,
         options=settings,
         seed=5,
         train="",
         validation=None,
         data_mark="d",
-        columns=("features", "label"),
         store=store,
         checkpoint=checkpoint,
     )
@@ -75,5 +81,6 @@ class Alone:
     def all_gather(self, payload: bytes) -> list[bytes]:
         return [payload]
 
+    def note(self, phase: str, step: int) -> None: ...
     def log(self, text: str) -> None: ...
     def report(self, progress: dict[str, Any]) -> None: ...

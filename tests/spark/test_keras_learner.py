@@ -11,7 +11,9 @@ import pytest
 
 from sparkml.errors import ConfigError, DataError, StorageError, TrainingError
 from sparkml.learners import keras_file
-from sparkml.learners.keras import KerasJob, Target, train_rows
+from sparkml.learners.feed import Layout
+from sparkml.learners.inputs import Input, Target
+from sparkml.learners.keras_job import KerasJob, train_rows
 from sparkml.learners.zoo.cnn import Cnn
 from sparkml.learners.zoo.mlp import Mlp, MlpOptions
 from sparkml.storage import Store
@@ -66,16 +68,50 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert run(replace(a_job(), seed=6), blobs(30))["digest"] != run(a_job(), blobs(30))["digest"]
 
 
-def test_a_checkpoint_of_other_settings_or_a_torn_one_is_refused_with_a_reason(tmp_path: Path) -> None:
+def checkpoints(store: Store) -> list[str]:
+    return sorted(path for path in store.files("checkpoints") if path.endswith(".npz"))
+
+
+def test_a_finished_training_is_gone_on_with_when_more_epochs_are_asked_for(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    run(a_job(store, epochs=2), blobs(20))
+    longer = run(a_job(store, epochs=4), blobs(20))
+    assert longer["resumed"] == "went on after epoch 2" and len(longer["epochs"]) == 4
+    assert longer["digest"] == run(a_job(epochs=4), blobs(20))["digest"]
+    shorter = run(a_job(store, epochs=1), blobs(20))
+    assert shorter["digest"] == run(a_job(epochs=1), blobs(20))["digest"]
+
+
+def test_checkpoints_of_other_settings_are_left_alone_with_a_reason(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     run(a_job(store, epochs=1), blobs(20))
-    other = run(a_job(store, epochs=2), blobs(20))
-    assert "other data or settings" in other["resumed"] and len(other["epochs"]) == 2
-    body = store.read("checkpoint.npz")
-    store.replace("checkpoint.npz", body[:-50])
-    assert "torn" in run(a_job(store, epochs=2), blobs(20))["resumed"]
-    again = run(a_job(store, epochs=2), blobs(20))
-    assert again["resumed"] == "went on after epoch 2" and again["digest"] == other["digest"]
+    other = run(a_job(store, epochs=1, learning_rate=0.06), blobs(20))
+    assert other["resumed"] == "the checkpoints of 1 other trainings are not used: they have other data or settings"
+    assert run(a_job(store, epochs=1), blobs(20))["resumed"] == "went on after epoch 1"
+
+
+def test_a_torn_altered_or_foreign_checkpoint_is_refused_and_the_one_before_it_used(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    whole = run(a_job(store, epochs=3, keep_checkpoints=3), blobs(20))
+    first, second, third = checkpoints(store)
+    body = store.read(f"checkpoints/{third}")
+    store.replace(f"checkpoints/{third}", body[:-50])
+    torn = run(a_job(store, epochs=3, keep_checkpoints=3), blobs(20))
+    assert "e000003-s000000000.npz is not used: the checkpoint is torn" in torn["resumed"]
+    assert torn["resumed"].endswith("went on after epoch 2") and torn["digest"] == whole["digest"]
+    run(a_job(Store(str(tmp_path / "b")), epochs=3, learning_rate=0.06), blobs(20))
+    foreign = Store(str(tmp_path / "b"))
+    store.replace(f"checkpoints/{third}", foreign.read(f"checkpoints/{checkpoints(foreign)[-1]}"))
+    store.replace(f"checkpoints/{second}", store.read(f"checkpoints/{second}")[:100])
+    found = run(a_job(store, epochs=3, keep_checkpoints=3), blobs(20))
+    assert "other data or settings" in found["resumed"] and found["resumed"].endswith("went on after epoch 1")
+    assert found["digest"] == whole["digest"] and first
+
+
+def test_old_checkpoints_are_pruned(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    run(a_job(store, epochs=4, checkpoint_steps=1), blobs(40))
+    assert [path.rpartition("/")[2] for path in checkpoints(store)] == ["e000003-s000000002.npz", "e000004-s000000000.npz"]
 
 
 def test_patience_keeps_the_best_epoch() -> None:
@@ -102,11 +138,11 @@ def test_regression_learns_in_the_label_s_own_units() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3)).astype(np.float32)
     y = 5000 + 300 * (x @ np.array([1.0, -2.0, 0.5]))
-    target = Target("regression", 1, float(y.mean()), float(y.std()))
-    job = replace(a_job(epochs=30, build=Mlp(MlpOptions(hidden=(16,))).build), target=target)
+    layout = Layout((Input("features", (3,)),), (Target("label", "regression", 1, float(y.mean()), float(y.std())),))
+    job = replace(a_job(epochs=30, build=Mlp(MlpOptions(hidden=(16,)))), layout=layout)
     history, learner = train_rows(Alone(), job, Memory(x, y), Memory(x, y))
     assert history["epochs"][-1]["rmse"] < 0.1 * y.std()
-    predicted = np.asarray(keras_file.load(keras_file.dump(learner.model), "it")(x))[:, 0]
+    predicted = np.asarray(keras_file.load(keras_file.dump(learner.saved()), "it")(x))[:, 0]
     assert np.sqrt(np.mean((predicted - y) ** 2)) == pytest.approx(history["epochs"][-1]["val_rmse"], rel=1e-3)
 
 
@@ -149,8 +185,11 @@ def test_a_lambda_layer_is_refused_before_training_and_when_loading(tmp_path: Pa
 
 
 def test_the_cnn_has_the_size_it_promises_and_takes_small_images() -> None:
-    assert Cnn().build((28, 28, 1), 10, "classification").count_params() == 225_034
-    assert Cnn().build((8, 8, 1), 10, "classification").output_shape == (None, 10)
-    assert Cnn().build((1, 3, 1), 1, "regression").output_shape == (None, 1)
-    with pytest.raises(ConfigError, match=r"\(height, width, channels\).*shape \(64,\)"):
-        Cnn().build((64,), 10, "classification")
+    def image(*shape: int) -> tuple[Input, ...]:
+        return (Input("x", shape),)
+
+    assert Cnn().build(image(28, 28, 1), 10, "classification").count_params() == 225_034
+    assert Cnn().build(image(8, 8, 1), 10, "classification").output_shape == (None, 10)
+    assert Cnn().build(image(1, 3, 1), 1, "regression").output_shape == (None, 1)
+    with pytest.raises(ConfigError, match=r"\(height, width, channels\).*features are x float32\(64,\)"):
+        Cnn().build(image(64), 10, "classification")

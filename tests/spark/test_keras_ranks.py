@@ -16,7 +16,7 @@ import pytest
 from sparkml.errors import LaunchError
 from sparkml.launch.processes import ProcessGang
 from sparkml.launch.worker import Worker
-from sparkml.learners.keras import KerasJob, train_rows
+from sparkml.learners.keras_job import KerasJob, train_rows
 from sparkml.storage import Store
 from tests.spark.keras_rows import Alone, Memory, a_job, blobs, softmax_regression
 
@@ -42,11 +42,14 @@ def uneven() -> Case:
     return a_job(build=softmax_regression, optimizer="sgd"), shares, None
 
 
+def mine(shares: list[Memory], worker: Worker) -> Memory:
+    return replace(shares[worker.rank], sizes=tuple(len(share.x) for share in shares))
+
+
 def run(cases: dict[str, Case], worker: Worker) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (job, shares, validation) in cases.items():
-        held_out = None if validation is None else validation[worker.rank]
-        history, learner = train_rows(worker, job, shares[worker.rank], held_out)
+        history, learner = train_rows(worker, job, mine(shares, worker), None if validation is None else mine(validation, worker))
         found[name] = {**history, "weights": [weight.tolist() for weight in learner.weights().values()]}
     return found
 
@@ -103,14 +106,14 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_uninterrupted_run(ranks:
 
     def dies(worker: Worker) -> bytes:
         class Dying(Memory):
-            def batches(self, batch_size: int, *, shuffle_seed: int | None, epoch: int) -> Iterator[dict[str, Any]]:
-                for number, batch in enumerate(super().batches(batch_size, shuffle_seed=shuffle_seed, epoch=epoch)):
-                    if epoch == 2 and number == 1:
+            def batches(self, batch_size: int, *, epoch: int, skip: int = 0) -> Iterator[dict[str, Any]]:
+                for number, batch in enumerate(super().batches(batch_size, epoch=epoch, skip=skip)):
+                    if epoch == 2 and number == 3:
                         os.kill(os.getpid(), signal.SIGKILL)
                     yield batch
 
-        rows = shares[worker.rank]
-        train_rows(worker, job, Dying(rows.x, rows.y) if worker.rank == 1 else rows, (held_out or [])[worker.rank])
+        rows = mine(shares, worker)
+        train_rows(worker, job, Dying(**vars(rows)) if worker.rank == 1 else rows, mine(held_out or [], worker))
         return b""
 
     with pytest.raises(LaunchError, match=r"rank 1 on \S+ was killed by signal 9"):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from pyspark.errors import PythonException
 from pyspark.ml.linalg import Vectors, VectorUDT
-from pyspark.sql.types import StructType
+from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StructType
 
 from sparkml.errors import DataError
-from sparkml.estimators.materialise import as_shards
+from sparkml.estimators.materialise import as_shards, describe
 from sparkml.flow.faults import explained
 from sparkml.shards.reader import ShardReader, ShardSet
 from sparkml.storage import Store
@@ -99,3 +99,42 @@ def test_what_cannot_be_trained_on_is_named(spark: SparkSession, tmp_path: Path,
     assert re.search(message, str(shown)), shown
     assert store.list("_staging") == []
     assert not store.exists("shards/a")
+
+
+def test_ids_and_sparse_vectors_are_stored_compact(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [
+        (0, [3, 1, 4], Vectors.sparse(5, [1, 4], [1.5, 2.5]), 2, [0.5, 1.0]),
+        (1, [], Vectors.dense([1.0, 0.0, 0.0, 0.0, 9.0]), 0, [1.5, 2.0]),
+        (2, [1, 5, 9, 2, 6], Vectors.sparse(5, [], []), 7, [2.5, 3.0]),
+    ]
+    ids, numbers = ArrayType(IntegerType()), ArrayType(DoubleType())
+    schema = StructType().add("id", "long").add("ids", ids).add("v", VectorUDT()).add("c", "int").add("t", numbers)
+    df = spark.createDataFrame(rows, schema).coalesce(1)
+    store = Store(str(tmp_path))
+    specs = describe(df, df.columns, longest=4)
+    assert [(spec.kind, spec.shape, spec.vocabulary) for spec in specs] == [
+        ("plain", (), 3),
+        ("ids", (4,), 10),
+        ("sparse", (5,), 0),
+        ("plain", (), 8),
+        ("plain", (2,), 0),
+    ]
+    as_shards(df, store, "shards/a", specs, group_rows=2, partitions=1)
+    found = read(store, "shards/a")
+    order = np.argsort(found["id"])
+    np.testing.assert_array_equal(found["ids"][order], [[3, 1, 4, 0], [0, 0, 0, 0], [1, 5, 9, 2]])
+    np.testing.assert_array_equal(found["v"][order], [[0, 1.5, 0, 0, 2.5], [1, 0, 0, 0, 9], [0] * 5])
+    np.testing.assert_array_equal(found["t"][order], [[0.5, 1], [1.5, 2], [2.5, 3]])
+    assert describe(df, ["ids"], tensors={"ids"})[0].shape == (3,)
+
+
+def test_columns_that_no_net_takes_are_named(spark: SparkSession) -> None:
+    df = spark.sql("select map('a', 1) m, array(-1, 2) negative, array('a') words")
+    with pytest.raises(DataError, match=r"column 'm' is a map<string,int>: shards hold numbers"):
+        describe(df, ["m"])
+    with pytest.raises(DataError, match=r"'words' is a array<string>"):
+        describe(df, ["words"])
+    with pytest.raises(DataError, match=r"'negative' holds the id -1"):
+        describe(df, ["negative"])
+    with pytest.raises(DataError, match=r"no column 'nothing', only m, negative, words"):
+        describe(df, ["nothing"])

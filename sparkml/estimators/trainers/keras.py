@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -17,10 +17,31 @@ if TYPE_CHECKING:
 
 
 class KerasOptions(TrainingOptions):
-    """``model`` is an architecture of the zoo; ``num_proc`` the number of ranks, null: one per slot."""
+    """Settings of the training, and of its gang.
+
+    Attributes
+    ----------
+    model
+        An architecture of the zoo with its options.
+    num_proc, min_proc
+        Number of ranks, null: one per slot; and how few will do when slots are missing.
+    max_restarts
+        How often a gang that lost a rank starts again from its last checkpoint.
+    stall_timeout
+        Seconds after which ranks without progress count as hanging.
+    class_weight
+        ``balanced``, or a factor per class index.
+    timeline
+        Keep Horovod's trace of all collectives with the run's logs.
+    """
 
     model: plugged("learners.zoo")  # type: ignore[valid-type]
     num_proc: int | None = Field(None, ge=1, le=4096)
+    min_proc: int | None = Field(None, ge=1, le=4096)
+    max_restarts: int = Field(2, ge=0, le=1000)
+    stall_timeout: float = Field(300.0, gt=0)
+    class_weight: Literal["balanced"] | dict[int, float] | None = None
+    timeline: bool = False
 
 
 class Keras(Trainer):
@@ -48,8 +69,8 @@ class Keras(Trainer):
         }
         if context.validation_col is not None:
             params["validationIndicatorCol"] = context.validation_col
-        if self.options.num_proc is not None:
-            params["numProc"] = self.options.num_proc
+        own = set(KerasOptions.model_fields) - set(TrainingOptions.model_fields) - {"model"}
+        params |= {camel(name): value for name, value in self.options.model_dump(include=own).items() if value is not None}
         if context.task == "classification":
             return KerasClassifier(numClasses=len(context.classes), **params)
         if self.options.label_smoothing:

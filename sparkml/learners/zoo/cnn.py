@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from sparkml.config import Options
-from sparkml.errors import ConfigError
-from sparkml.learners.net import Net
+from sparkml.learners.inputs import Input
+from sparkml.learners.net import Net, head, only, tensor
 
 if TYPE_CHECKING:
     import keras
@@ -28,16 +28,13 @@ class Cnn(Net):
 
     Options = CnnOptions
 
-    def build(self, input_shape: tuple[int, ...], outputs: int, task: str) -> keras.Model:
+    def build(self, inputs: tuple[Input, ...], outputs: int, task: str) -> keras.Model:
         import keras
 
-        if len(input_shape) != 3:
-            raise ConfigError(
-                f"the cnn takes images of shape (height, width, channels), the features have shape {input_shape}",
-                hint="use the mlp, or add the image stage to features",
-            )
-        inputs = keras.Input(input_shape)
-        x = inputs
+        image = only(
+            inputs, "cnn", 3, "images of shape (height, width, channels)", "use the mlp, or add the image stage to features"
+        )
+        first = x = tensor(image)
         for filters in self.options.filters:
             # small images would lose most of themselves with their border
             padding = "valid" if min(x.shape[1], x.shape[2]) > 4 * self.options.kernel else "same"
@@ -47,5 +44,4 @@ class Cnn(Net):
         x = keras.layers.Dense(self.options.dense, activation="relu")(x)
         if self.options.dropout:
             x = keras.layers.Dropout(self.options.dropout)(x)
-        last = "softmax" if task == "classification" else "linear"
-        return keras.Model(inputs, keras.layers.Dense(outputs, activation=last)(x))
+        return keras.Model(first, head(x, outputs, task))

@@ -16,12 +16,12 @@ from sparkml.learners.checkpoint import Checkpoint
 
 def a_checkpoint() -> Checkpoint:
     arrays = {"model/0000": np.arange(6, dtype=np.float32).reshape(2, 3), "best/0000": np.array(3, np.int64)}
-    return Checkpoint("f", 2, 7, arrays, {"history": [{"loss": 0.1}]})
+    return Checkpoint("f", 2, 7, 5, arrays, {"history": [{"loss": 0.1}]})
 
 
 def test_a_checkpoint_comes_back_bit_by_bit() -> None:
     back = Checkpoint.decode(a_checkpoint().encode())
-    assert (back.fingerprint, back.size, back.epoch, back.notes) == ("f", 2, 7, {"history": [{"loss": 0.1}]})
+    assert (back.fingerprint, back.size, back.epoch, back.step, back.notes) == ("f", 2, 7, 5, {"history": [{"loss": 0.1}]})
     for name, value in a_checkpoint().arrays.items():
         assert back.arrays[name].dtype == value.dtype
         np.testing.assert_array_equal(back.arrays[name], value)

@@ -12,7 +12,7 @@ from sparkml.estimators.trainers.keras import KerasOptions
 
 def test_options_name_what_is_wrong() -> None:
     good = KerasOptions.model_validate({"model": {"type": "mlp", "hidden": [32]}, "epochs": 3})
-    assert good.model.options.hidden == (32,) and good.strategy == "allreduce"
+    assert good.model.options.hidden == (32,) and good.strategy.plugin_name() == "allreduce"
     with pytest.raises(ValidationError, match="did you mean 'allreduce'"):
         KerasOptions.model_validate({"model": {"type": "mlp"}, "strategy": "allreduse"})
     with pytest.raises(ValidationError, match="did you mean 'hidden'"):
@@ -23,7 +23,7 @@ def test_options_name_what_is_wrong() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("estimators.trainers", "keras"), ("learners.zoo", "cnn"), ("learners.zoo", "mlp"), ("strategies", "allreduce")],
+    [("estimators.trainers", "keras"), ("learners.zoo", "cnn"), ("learners.zoo", "text"), ("strategies", "allreduce")],
 )
 def test_plugins_load_without_spark_or_tensorflow(kind: str, name: str) -> None:
     """Settings are checked before anything heavy starts."""

@@ -203,3 +203,77 @@ def test_groups_are_large_but_bounded() -> None:
     assert rows_per_group([Column(name="x", dtype="float32", shape=(784,))]) == (64 << 20) // (784 * 4)
     assert rows_per_group([Column(name="y", dtype="float32")]) == 1 << 20
     assert rows_per_group([Column(name="x", dtype="float32", shape=(100_000_000,))]) == 1024
+
+
+COMPACT = [
+    Column(name="ids", dtype="int32", shape=(4,), kind="ids", stored_bytes=8),
+    Column(name="v", dtype="float32", shape=(6,), kind="sparse", stored_bytes=8),
+    Column(name="y", dtype="float64"),
+]
+
+
+def compact_url(folder: Path, rows: int = 90) -> tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Rows with 0 to 6 ids (the net takes 4) and 0 to 3 entries; returns also the dense arrays that must come out."""
+    rng = np.random.default_rng(3)
+    ids = [rng.integers(1, 99, rng.integers(0, 7)).tolist() for _ in range(rows)]
+    places = [sorted(rng.choice(6, rng.integers(0, 4), replace=False).tolist()) for _ in range(rows)]
+    sparse = [{"size": 6, "indices": at, "values": [float(p + 1) for p in at]} for at in places]
+    kind = pa.struct({"size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())})
+    table = pa.RecordBatch.from_pydict(
+        {"ids": pa.array(ids, pa.list_(pa.int32())), "v": pa.array(sparse, kind), "y": np.arange(rows) * 2.0}
+    )
+    store = Store(str(folder))
+    with store.stage() as staging:
+        where: dict[str, Any] = {"root": store.root, "folder": staging.path, "columns": COMPACT, "group_rows": 25}
+        found = [
+            row for report in write_shard(iter([table[:40], table[40:]]), partition=0, **where) for row in report.to_pylist()
+        ]
+        extra = {"columns": [c.model_dump() for c in COMPACT], "groups": {row["path"]: row["groups"] for row in found}}
+        checksums = {row["path"]: row["sha256"] for row in found}
+        store.publish(staging, "set", kind="shards", fingerprint="f", extra=extra, checksums=checksums)
+    padded, dense = np.zeros((rows, 4), np.int32), np.zeros((rows, 6), np.float32)
+    for row in range(rows):
+        padded[row, : min(4, len(ids[row]))] = ids[row][:4]
+        for place in places[row]:
+            dense[row, place] = place + 1
+    return store.url("set"), padded, dense
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("skip", [0, 7, 25, 60, 90])
+def test_ids_are_padded_or_cut_and_sparse_vectors_made_dense(tmp_path: Path, seed: int | None, skip: int) -> None:
+    url, padded, dense = compact_url(tmp_path)
+    reader = ShardReader(url, ShardSet.open(url).groups, shuffle_bytes=1000)
+    found = list(reader.batches(16, shuffle_seed=seed, skip=skip))
+    assert all(len(batch["y"]) == 16 for batch in found[:-1])
+    numbers = np.concatenate([np.empty(0), *(batch["y"] / 2 for batch in found)]).astype(int)
+    assert len(set(numbers)) == len(numbers) == 90 - skip
+    if found:
+        np.testing.assert_array_equal(np.concatenate([batch["ids"] for batch in found]), padded[numbers])
+        np.testing.assert_array_equal(np.concatenate([batch["v"] for batch in found]), dense[numbers])
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_skipping_leaves_the_order_of_the_rest(url: str, seed: int | None) -> None:
+    reader = ShardReader(url, ShardSet.open(url).groups, shuffle_bytes=2000)
+    every = rows_of(reader.batches(32, shuffle_seed=seed, epoch=4))
+    for skip in (1, 32, 50, 64, 130, 229, 230, 500):
+        assert rows_of(reader.batches(32, shuffle_seed=seed, epoch=4, skip=skip)) == every[skip:]
+
+
+def test_groups_are_dealt_anew_in_every_epoch(url: str) -> None:
+    shards = ShardSet.open(url)
+    first, second = (shards.assign(0, 2, seed=3, epoch=epoch) for epoch in (0, 1))
+    assert first == shards.assign(0, 2, seed=3, epoch=0)
+    assert any(shards.assign(0, 2, seed=3, epoch=epoch) != first for epoch in range(1, 6)) and second is not None
+    for epoch in range(4):
+        parts = [shards.assign(rank, 2, seed=3, epoch=epoch) for rank in range(2)]
+        assert sorted((g.path, g.index) for part in parts for g in part) == sorted((g.path, g.index) for g in shards.groups)
+        assert abs(sum(g.rows for g in parts[0]) - sum(g.rows for g in parts[1])) <= 50
+
+
+def test_sparse_vectors_of_another_size_are_refused(tmp_path: Path) -> None:
+    column = COMPACT[1]
+    kind = pa.struct({"size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())})
+    with pytest.raises(ValueError, match=r"'v' must hold vectors of size 6, it holds \[5, 6\]"):
+        to_arrow(pa.array([{"size": size, "indices": [1], "values": [1.0]} for size in (5, 6)], kind), column)
