@@ -14,7 +14,7 @@ from sparkml.launch.worker import Worker
 
 # how long a rank may come late to the ring, and to a collective, before it counts as stalled
 _CONNECT_SECONDS = 120
-_STALL_SECONDS = 300
+_STALL_SECONDS = 3600
 _POLL_SECONDS = 0.05  # how soon the rendezvous server notices that it shall end; its default is half a second
 
 

@@ -14,6 +14,8 @@ from sparkml.learners.checkpoint import Arrays
 # they write files or to the terminal: once is enough
 _FIRST_RANK = frozenset({"TensorBoard", "ModelCheckpoint", "CSVLogger", "BackupAndRestore", "RemoteMonitor", "ProgbarLogger"})
 
+_SETTINGS = frozenset({"params", "min_delta"})  # given by the loop; turned negative by Keras itself at every start
+
 
 class Callbacks:
     """The callbacks of one rank.
@@ -52,7 +54,7 @@ class Callbacks:
         arrays: Arrays = {}
         for place, callback in self._mine.items():
             for name, value in vars(callback).items():
-                if _is_plain(value):
+                if name not in _SETTINGS and _is_plain(value):
                     values[f"{place}/{name}"] = value
                 elif isinstance(value, list) and value and all(isinstance(item, np.ndarray) for item in value):
                     arrays |= {f"{place}/{name}/{index:04d}": item.copy() for index, item in enumerate(value)}

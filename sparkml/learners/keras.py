@@ -19,6 +19,7 @@ from sparkml.learners.training import TrainingOptions
 if TYPE_CHECKING:
     import keras
 
+_SPARSE_ELEMENTS = 1 << 20
 _RANK_STRIDE = 7919  # ranks draw different dropout masks; a prime, so that no two ranks of two seeds meet
 
 
@@ -105,7 +106,8 @@ class KerasLearner:
             scaled = self.optimizer.scale_loss(objective)  # mixed_float16 only; itself otherwise
         sums = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         self._add(output, y, counts, objective)
-        return [tf.convert_to_tensor(value) for value in sums], tf.reduce_sum(counts)
+        keep = self.options.gradient_accumulation == 1
+        return [value if keep and _is_sparse(value) else tf.convert_to_tensor(value) for value in sums], tf.reduce_sum(counts)
 
     def _train_step(self, *tensors: Any) -> Any:
         sums, rows = self._gradients(tensors[:-1])
@@ -116,14 +118,14 @@ class KerasLearner:
         import tensorflow as tf
 
         expected = float(self.options.batch_size * self.options.gradient_accumulation)
-        with tf.control_dependencies(sums):
+        with tf.control_dependencies(_tensors(sums)):
             computed = _now()
-        means = self.strategy.total([value / expected for value in sums], gradients=True)
+        means = self.strategy.total([_scaled(value, 1.0 / expected) for value in sums], gradients=True)
         facts = self.strategy.total([tf.stack([rows, due])])[0]
-        with tf.control_dependencies([*means, facts, computed]):
+        with tf.control_dependencies([*_tensors(means), facts, computed]):
             self._waited.assign_add(_now() - computed)
         share = expected / tf.maximum(facts[0], 1.0)
-        self.optimizer.apply([value * share for value in means], self.model.trainable_variables)
+        self.optimizer.apply([_scaled(value, share) for value in means], self.model.trainable_variables)
         return facts[1]
 
     def _hold_gradients(self, *tensors: Any) -> None:
@@ -273,8 +275,14 @@ class KerasLearner:
     def _named(self) -> dict[str, Any]:
         random = {id(variable) for variable in self._random}
         model = [variable for variable in self.model.variables if id(variable) in random]
-        found = {"weights": self.model.weights, "random": model, "optimizer": self.optimizer.variables}
+        found = {"weights": self.model.weights, "random": model, "optimizer": self._optimizer_variables()}
         return {f"{kind}/{at:04d}": variable for kind, variables in found.items() for at, variable in enumerate(variables)}
+
+    def _optimizer_variables(self) -> list[Any]:
+        known = {id(variable) for variable in self.optimizer.variables}
+        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        rate = getattr(inner, "_learning_rate", None)  # a callback may have changed it; not among the variables, nor if scheduled
+        return [*self.optimizer.variables, *([rate] if hasattr(rate, "assign") and id(rate) not in known else [])]
 
     def weights(self) -> Arrays:
         return {f"{index:04d}": np.array(weight.value) for index, weight in enumerate(self.model.weights)}
@@ -290,6 +298,26 @@ class KerasLearner:
     def saved(self) -> keras.Model:
         """Return the model that predicts in the label's own units."""
         return self._compiled.saved()
+
+
+def _is_sparse(gradient: Any) -> bool:
+    """Whether to leave the gradient of an embedding as the few rows that it touches: dense, it would be large."""
+    import tensorflow as tf
+
+    shape = gradient.shape if isinstance(gradient, tf.IndexedSlices) else ()
+    return int(np.prod([dim or 1 for dim in shape])) > _SPARSE_ELEMENTS
+
+
+def _scaled(gradient: Any, factor: Any) -> Any:
+    import tensorflow as tf
+
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
+    return gradient * factor
+
+
+def _tensors(gradients: Sequence[Any]) -> list[Any]:
+    return [getattr(gradient, "values", gradient) for gradient in gradients]
 
 
 def _now() -> Any:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import keras
 
 _LOCATION = frozenset({"mse", "mean_squared_error", "mae", "mean_absolute_error", "huber", "log_cosh", "logcosh"})
-_ONE_HOT = ("CategoricalCrossentropy", "CategoricalFocalCrossentropy", "CategoricalHinge", "KLDivergence")
+_ONE_HOT = frozenset(
+    {"categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge", "kl_divergence"}
+    | {"CategoricalCrossentropy", "CategoricalFocalCrossentropy", "CategoricalHinge", "KLDivergence"}
+)
 
 
 class Compiled:
@@ -47,7 +50,7 @@ class Compiled:
         self.model, self._layout, self._options, self._own, self.logits = model, layout, options, own, logits
         self._losses = [] if own is not None else _losses(layout.targets, options, units)
         wanted = self._losses if own is None else _flat(own["loss"])
-        self.one_hot = [type(_loss(loss)).__name__ in _ONE_HOT for loss in (*wanted, *[None] * len(layout.targets))]
+        self.one_hot = [_wants_one_hot(loss) for loss in wanted]
         self._scaled = own is None and all(
             _is_location(loss, target) for loss, target in zip(wanted, layout.targets, strict=True)
         )
@@ -211,7 +214,7 @@ def as_labels(output: Any, labels: Sequence[Any], one_hot: Sequence[bool]) -> An
     import tensorflow as tf
 
     shaped = []
-    for value, label, hot in zip(_flat(output), labels, one_hot, strict=False):
+    for value, label, hot in zip(_flat(output), labels, one_hot, strict=True):
         if hot:
             label = tf.one_hot(tf.cast(label, tf.int32), value.shape[-1])
         elif len(label.shape) == 1:
@@ -220,22 +223,16 @@ def as_labels(output: Any, labels: Sequence[Any], one_hot: Sequence[bool]) -> An
     return shaped[0] if not tf.nest.is_nested(output) else tf.nest.pack_sequence_as(output, shaped)
 
 
-def _loss(value: Any) -> Any:
+def _wants_one_hot(loss: Any) -> bool:
+    """Return whether a loss compares with one-hot vectors. Raises `ConfigError` for a name that Keras does not know."""
     import keras
 
-    if isinstance(value, str):
-        return keras.losses.get({"class_name": value, "config": {}}) if value[:1].isupper() else _by_name(value)
-    return value
-
-
-def _by_name(name: str) -> Any:
-    import keras
-
-    camel = "".join(part.capitalize() for part in name.split("_"))
-    kind = getattr(keras.losses, camel, None)
-    if kind is None and not hasattr(keras.losses, name):
-        raise ConfigError(f"Keras has no loss {name!r}", hint="see https://keras.io/api/losses/")
-    return kind() if isinstance(kind, type) else getattr(keras.losses, name, None)
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:
+            raise ConfigError(f"Keras has no loss {loss!r}", hint="see https://keras.io/api/losses/") from None
+    return str(getattr(loss, "__name__", type(loss).__name__)) in _ONE_HOT
 
 
 def _is_location(loss: Any, target: Target) -> bool:

@@ -48,9 +48,10 @@ class Allreduce(Strategy):
         import tensorflow as tf
 
         half = self.options.compression == "fp16"
-        kinds = [tensor.dtype for tensor in tensors]
-        sent = [tf.cast(tensor, tf.float16) if half else tensor for tensor in tensors]
-        return [tf.cast(tensor, kind) for tensor, kind in zip(self._summed(sent), kinds, strict=True)]
+        dense = [at for at, tensor in enumerate(tensors) if not isinstance(tensor, tf.IndexedSlices)]
+        sent = [tf.cast(tensors[at], tf.float16) if half else tensors[at] for at in dense]
+        found = {at: tf.cast(value, tensors[at].dtype) for at, value in zip(dense, self._summed(sent), strict=True)}
+        return [found[at] if at in found else _gathered(tensor) for at, tensor in enumerate(tensors)]
 
     def _summed(self, tensors: Sequence[Any]) -> list[Any]:
         import horovod.tensorflow as hvd
@@ -67,3 +68,11 @@ class Allreduce(Strategy):
             import horovod.tensorflow as hvd
 
             hvd.broadcast_variables([getattr(variable, "value", variable) for variable in variables], root_rank=0)
+
+
+def _gathered(rows: Any) -> Any:
+    """Return the rows of all ranks: an optimizer adds up those that name the same row of the embedding."""
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    return tf.IndexedSlices(hvd.allgather(rows.values), hvd.allgather(rows.indices), rows.dense_shape)

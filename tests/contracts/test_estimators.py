@@ -506,5 +506,5 @@ WRONG: dict[str, Callable[[], Column]] = {
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.ours], indirect=True, ids=lambda kind: kind.name)
 def test_transform_refuses_what_the_model_cannot_take(fitted: Fitted, data: DataFrame, wrong: str) -> None:
     """Of MLlib's own some do and some do not."""
-    with pytest.raises(Exception, match=r"features must be 3 numbers per row"):
+    with pytest.raises(Exception, match=r"\bfeatures\b.*(\b3\b|\bnull)"):
         fitted.model.transform(data.withColumn("features", WRONG[wrong]())).collect()

@@ -49,7 +49,7 @@ def ended(kind: str = "signal", error_type: str = "") -> SparkmlError:
     return RankFailure(1, "host1", kind, "was killed\nby someone", error_type).as_error()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["signal", "exit", "lost", "stalled", "exception"])
+@pytest.mark.parametrize("kind", ["signal", "exit", "lost", "stalled"])
 def test_a_failure_that_may_pass_is_tried_again(pauses: list[float], kind: str) -> None:
     seen: list[Restart] = []
     gang = Scripted(ended(kind), ended(kind))
@@ -62,10 +62,20 @@ def test_a_failure_that_may_pass_is_tried_again(pauses: list[float], kind: str) 
     assert pauses == [1.0, 2.0]
 
 
+def test_what_is_raised_twice_in_a_row_is_not_tried_a_third_time(pauses: list[float]) -> None:
+    with pytest.raises(TrainingError, match=r"was killed(.|\n)*after 1 restart$"):
+        run_with_restarts(Scripted(*[ended("exception", "OSError") for _ in range(3)]), nothing, 2, max_restarts=5)
+    other = RankFailure(0, "host1", "exception", "failed: OSError: another", "OSError").as_error()
+    results, restarts = run_with_restarts(Scripted(ended("exception", "OSError"), other), nothing, 2, max_restarts=5)
+    assert results == [b"done"] * 2 and len(restarts) == 2
+
+
 @pytest.mark.parametrize(
     "error",
     [
         ended("exception", "ConfigError"),
+        ended("exception", "TrainingError"),
+        ended("exception", "AttributeError"),
         ended("exception", "DataError"),
         ended("unfit"),
         LaunchError("3 ranks need 3 slots"),
