@@ -185,7 +185,7 @@ def task_profile(spark: SparkSession, cpus: int | None, gpus: int) -> ResourcePr
         )
     if gpus and conf.get("spark.executor.resource.gpu.amount") is None:
         raise LaunchError(
-            f"{gpus} GPUs were asked for each rank, but the executors have none (spark.executor.resource.gpu.amount is not set)",
+            f"gpus_per_rank is {gpus}, but the executors have no GPUs (spark.executor.resource.gpu.amount is not set)",
             hint="submit with --conf spark.executor.resource.gpu.amount=N and spark.executor.resource.gpu.discoveryScript=PATH",
         )
     from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests

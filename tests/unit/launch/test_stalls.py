@@ -25,6 +25,7 @@ from sparkml.launch.pulse import Beat
 from sparkml.launch.worker import Worker
 
 LIMIT = 5.0
+NEVER = 120  # seconds: long enough, and the end of a test that goes wrong
 Outcomes = dict[str, "Future[list[bytes]]"]
 
 
@@ -41,20 +42,20 @@ def outcomes(pids: Path) -> Outcomes:
         (pids / str(worker.rank)).write_text(str(os.getpid()))
         if worker.rank == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(600)
+        time.sleep(NEVER)
         return b""
 
     def native(worker: Worker) -> bytes:
         if worker.rank == 1:
-            ctypes.PyDLL(None).sleep(600)  # holds the GIL
-        time.sleep(600)
+            ctypes.PyDLL(None).sleep(NEVER)  # holds the GIL
+        time.sleep(NEVER)
         return b""
 
     def hanging(worker: Worker) -> bytes:
         worker.note("step", 4)
         if worker.rank == 1:
             worker.note("checkpoint", 4)
-            time.sleep(600)
+            time.sleep(NEVER)
         worker.barrier()
         return b""
 
@@ -71,7 +72,7 @@ def outcomes(pids: Path) -> Outcomes:
 
     def numpy_steps(worker: Worker) -> bytes:
         worker.note("step", np.int64(3))  # type: ignore[arg-type]
-        time.sleep(600)
+        time.sleep(NEVER)
         return b""
 
     functions: list[Callable[[Worker], bytes]] = [stopped, native, hanging, slow, diligent, numpy_steps]
