@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -27,9 +28,10 @@ from sparkml.config import suggest
 from sparkml.errors import ConfigError
 from sparkml.estimators.keras_data import Asked, Frame, Prepared
 from sparkml.estimators.keras_model import KerasClassificationModel, KerasModel, KerasRegressionModel
-from sparkml.estimators.keras_params import HasColumns, HasGang, HasTraining
+from sparkml.estimators.keras_params import HasColumns, HasGang, HasTraining, accessible, defaults
 from sparkml.launch.barrier import BarrierGang, preflight, slots
 from sparkml.launch.gang import Report
+from sparkml.launch.options import GangOptions
 from sparkml.launch.restart import Restart, run_with_restarts
 from sparkml.learners.keras_job import KerasJob, train_keras
 from sparkml.learners.source import ModelSource, source_of
@@ -93,31 +95,39 @@ class KerasEstimator(
         super().__init__()
         self.source: ModelSource = source_of(model, tuple(allow))
         self._callbacks, self._on_report, self._verbose = tuple(callbacks), on_report, verbose
-        self._setDefault(seed=7, maxRestarts=2, stallTimeout=300.0, gpusPerRank=0, timeline=False, shuffleBytes=256 << 20)
+        self._setDefault(seed=7, **{**defaults(TrainingOptions), "strategy": "allreduce"}, **defaults(GangOptions))
         unknown = [name for name in params if not self.hasParam(name)]
         if unknown:
             known = sorted(param.name for param in self.params)
             raise ConfigError(f"{type(self).__name__} has no parameter {unknown[0]!r}; {suggest(unknown[0], known)}")
+        self.setParams(**params)
+
+    def setParams(self, **params: Any) -> KerasEstimator:
+        """Set Params by name. Raises `ConfigError` for values that are not allowed."""
         self._set(**{name: value for name, value in params.items() if value is not None})
-        self.options()
+        self.options(), self.gang_options(), self.class_weight()
+        for name in ("numClasses", "maxLength"):
+            if self.hasParam(name) and (self._chosen(name) or 1) < 1:
+                raise ConfigError(f"{type(self).__name__}: {name} = {self._chosen(name)}: must be 1 or more")
+        return self
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
         spark = dataset.sparkSession
-        options = self.options()
+        options, where, class_weight = self.options(), self.gang_options(), self.class_weight()
         frame = Frame(dataset, self._asked())
-        size = self._chosen("numProc") or max(1, min(slots(spark), frame.rows))
-        least = min(size, self._chosen("minProc") or size)
+        size = where.num_proc or max(1, min(slots(spark), frame.rows))
+        least = min(size, where.min_proc or size)
         preflight(spark, least)  # before the shards are written, which may take long
         with self._store() as (store, kept), self._reports() as report:
-            prepared = frame.prepare(store, self._chosen("classWeight"))
-            job = self._job(prepared, options, store)
+            prepared = frame.prepare(store, class_weight)
+            job = self._job(prepared, options, where, store)
             gang = BarrierGang(
                 spark,
                 log_dir=self._chosen("logDir"),
                 on_report=report,
-                stall_timeout=self._chosen("stallTimeout"),
-                cpus_per_rank=self._chosen("cpusPerRank"),
-                gpus_per_rank=self._chosen("gpusPerRank"),
+                stall_timeout=where.stall_timeout,
+                cpus_per_rank=where.cpus_per_rank,
+                gpus_per_rank=where.gpus_per_rank,
             )
 
             def told(restart: Restart) -> None:
@@ -127,7 +137,7 @@ class KerasEstimator(
                 gang,
                 partial(train_keras, job=job),
                 size,
-                max_restarts=self._chosen("maxRestarts"),
+                max_restarts=where.max_restarts,
                 min_size=least,
                 on_restart=told,
             )
@@ -153,7 +163,7 @@ class KerasEstimator(
             classes=self._chosen("numClasses") if self.hasParam("numClasses") else None,
         )
 
-    def _job(self, prepared: Prepared, options: TrainingOptions, store: Store) -> KerasJob:
+    def _job(self, prepared: Prepared, options: TrainingOptions, where: GangOptions, store: Store) -> KerasJob:
         return KerasJob(
             source=self.source,
             layout=prepared.layout,
@@ -165,8 +175,8 @@ class KerasEstimator(
             store=store,
             callbacks=self._callbacks,
             class_weights=prepared.class_weights,
-            shuffle_bytes=self._chosen("shuffleBytes"),
-            timeline=self._chosen("timeline"),
+            shuffle_bytes=where.shuffle_bytes,
+            timeline=where.timeline,
         )
 
     def _model(self, body: bytes, history: dict[str, Any], prepared: Prepared) -> KerasModel:
@@ -197,6 +207,9 @@ class KerasEstimator(
             yield store, False
         finally:
             store.remove("")
+            for parent in (".sparkml/_fit", ".sparkml"):
+                with contextlib.suppress(OSError):  # another fit's, or a run's
+                    os.rmdir(parent)
 
     @contextlib.contextmanager
     def _reports(self) -> Iterator[Report]:
@@ -219,6 +232,7 @@ class KerasEstimator(
         return _Reader(cls)
 
 
+@accessible
 class KerasClassifier(KerasEstimator, HasProbabilityCol, HasRawPredictionCol):
     """Trains class probabilities by cross-entropy. `numClasses` defaults to the largest label + 1."""
 
@@ -229,6 +243,7 @@ class KerasClassifier(KerasEstimator, HasProbabilityCol, HasRawPredictionCol):
     _model_class = KerasClassificationModel
 
 
+@accessible
 class KerasRegressor(KerasEstimator):
     """Trains a value by the squared error, in units of the label's standard deviation; predicts in the label's own units.
 

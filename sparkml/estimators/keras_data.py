@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass
-from typing import Any
 
+from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
@@ -17,6 +17,8 @@ from sparkml.learners.inputs import Input, Target
 from sparkml.lineage.fingerprint import fingerprint
 from sparkml.shards.schema import Column
 from sparkml.storage import Manifest, Store
+
+log = logging.getLogger(__name__)
 
 _GROUPS = 256  # row groups of a small set: shares of nearly equal size for any number of ranks
 _MAX_ROWS_PER_GROUP = 1 << 16
@@ -70,6 +72,9 @@ class Frame:
         for name in (*asked.inputs, *asked.labels, *filter(None, (asked.weight, asked.validation))):
             if name not in dataset.columns:
                 raise DataError(f"there is no column {name!r}, only {', '.join(dataset.columns)}")
+        for name in (*asked.labels, *filter(None, (asked.weight,))):
+            if dataset.schema[name].dataType.simpleString() == "string":
+                raise DataError(f"column {name!r} holds strings, not numbers", hint="index a label with a StringIndexer")
         self._kinds = {name: dataset.schema[name].dataType.simpleString() for name in asked.labels}
         self._metadata = dataset.schema[asked.labels[0]].metadata
         numbers = {name for name in asked.labels if not self._is_tensor(name)} | ({asked.weight} if asked.weight else set())
@@ -88,6 +93,8 @@ class Frame:
         if not self.rows:
             raise DataError("there are no training rows", hint="look at the split and at the contract's quarantine")
         self.parts = {name: part for name, part in self.parts.items() if self.facts[name]["rows"]}
+        if asked.validation is not None and "validation" not in self.parts:
+            log.warning("%s is true in no row: there is no validation", asked.validation)
 
     @property
     def rows(self) -> int:
@@ -106,7 +113,14 @@ class Frame:
     def _held_out(self) -> list[SparkColumn]:
         if self.asked.validation is None:
             return []
-        return [F.coalesce(F.col(f"`{self.asked.validation}`").cast("boolean"), F.lit(False)).alias("_held_out")]
+        held_out = F.col(f"`{self.asked.validation}`").cast("boolean")
+        return [F.coalesce(held_out, F.raise_error(F.lit(self._neither)).cast("boolean")).alias("_held_out")]
+
+    @property
+    def _neither(self) -> str:
+        return (
+            f"the validation indicator {self.asked.validation!r} is null in some rows: they are neither training nor validation"
+        )
 
     def _looked_at(self, part: DataFrame) -> Row:
         checks: list[SparkColumn] = [
@@ -128,7 +142,12 @@ class Frame:
         if self.asked.weight is not None:
             weight = F.col(f"`{self.asked.weight}`")
             checks.append(F.sum((_unusable(weight) | (weight < 0)).cast("int")).alias("bad_weights"))
-        row = part.agg(*checks).first()
+        try:
+            row = part.agg(*checks).first()
+        except PySparkException as error:
+            if self._neither in str(error):
+                raise DataError(self._neither, hint="fill it with true or false") from None
+            raise
         assert row is not None
         if row["rows"]:
             self._check(row)
@@ -167,7 +186,7 @@ class Frame:
                 found.append(Target(name, "classification", classes))
         return tuple(found)
 
-    def prepare(self, store: Store, class_weight: Any) -> Prepared:
+    def prepare(self, store: Store, class_weight: str | dict[int, float] | None) -> Prepared:
         """Write the shards, unless the same rows are there, and return all that a job needs."""
         train = self.parts["train"]
         tensors = [name for name in self.asked.labels if self._is_tensor(name)]
@@ -187,7 +206,7 @@ class Frame:
             mark = [facts["rows"], str(facts["content"]), group_rows, [column.model_dump() for column in columns]]
             path = f"shards/{name}-{fingerprint(mark)}"
             files = max(_MIN_FILES, min(4096, facts["rows"] * width // _FILE_BYTES))  # of the data alone, not of the cluster
-            contents[name] = _content(as_shards(part, store, path, columns, group_rows, files))
+            contents[name] = _content(as_shards(part, store, path, columns, group_rows, files, finite=True))
             urls[name] = store.url(path)
         return Prepared(
             layout=layout,
@@ -200,7 +219,7 @@ class Frame:
             class_weights=weights,
         )
 
-    def _class_weights(self, wanted: Any, target: Target) -> tuple[float, ...] | None:
+    def _class_weights(self, wanted: str | dict[int, float] | None, target: Target) -> tuple[float, ...] | None:
         """Return one factor per class. "balanced" is scikit-learn's: rows / (classes * rows of the class)."""
         if wanted is None:
             return None
@@ -209,22 +228,11 @@ class Frame:
         if wanted == "balanced":
             rows = self.parts["train"].groupBy(F.col(f"`{target.column}`").cast("int").alias("label")).count().collect()
             counts = {row["label"]: row["count"] for row in rows}
-            wanted = {label: self.rows / (len(counts) * count) for label, count in counts.items()}
-        if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-            wanted = dict(enumerate(wanted))
-        try:
-            given = {int(label): float(factor) for label, factor in wanted.items()}
-        except (AttributeError, TypeError, ValueError):
-            raise ConfigError(
-                f"classWeight = {wanted!r}: must be 'balanced', a list, or a mapping of class index to factor"
-            ) from None
-        if wrong := [
-            label for label, factor in given.items() if not 0 <= label < target.outputs or not 0 <= factor < float("inf")
-        ]:
-            raise ConfigError(
-                f"classWeight has {wrong[0]}: {given[wrong[0]]:g}; classes are 0 to {target.outputs - 1}, factors >= 0"
-            )
-        return tuple(given.get(label, 1.0) for label in range(target.outputs))
+            return tuple(self.rows / (len(counts) * counts[label]) if label in counts else 1.0 for label in range(target.outputs))
+        assert isinstance(wanted, dict)
+        if wrong := [label for label in wanted if label >= target.outputs]:
+            raise ConfigError(f"classWeight has the class {wrong[0]}; classes are 0 to {target.outputs - 1}")
+        return tuple(wanted.get(label, 1.0) for label in range(target.outputs))
 
 
 def _number(name: str) -> SparkColumn:

@@ -21,11 +21,11 @@ from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import StringType
 
 from sparkml.errors import ConfigError, DataError, StorageError
-from sparkml.estimators.keras_params import HasColumns
+from sparkml.estimators.keras_params import HasColumns, accessible
 from sparkml.estimators.materialise import handed_over
 from sparkml.learners import keras_file
 from sparkml.learners.inputs import Input, Target
-from sparkml.shards.schema import Column, to_arrow, to_numpy
+from sparkml.shards.schema import Column, check_finite, to_arrow, to_numpy
 from sparkml.storage import Store
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _FILE = "model.keras"
 _ROWS_AT_ONCE = 512  # an Arrow batch of 10,000 images would need a gigabyte for the first convolution's output
-_OUTPUTS = "__outputs"
 
 
 class KerasModel(Model, HasColumns, HasPredictionCol, MLWritable, MLReadable[Any]):
@@ -99,40 +98,56 @@ class KerasModel(Model, HasColumns, HasPredictionCol, MLWritable, MLReadable[Any
         predict = arrow_udf(forward.udf(), "array<double>")  # type: ignore[call-overload]
         return predict(*(handed_over(dataset, column) for column in columns))  # type: ignore[no-any-return]
 
-    def _named(self, param: str, at: int) -> str:
-        """Return the name of an output column; labels after the first have theirs at its end."""
-        name = str(self.getOrDefault(param))
-        return name if at == 0 or not name else f"{name}_{self.targets()[at].column}"
-
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        made = dataset.withColumn(_OUTPUTS, self._predicted(dataset))
+        outputs = f"__outputs of {self.uid}"
+        made = dataset.withColumn(outputs, self._predicted(dataset))
         added: dict[str, SparkColumn] = {}
         metadata: dict[str, dict[str, Any]] = {}
         start = 1
         for at, target in enumerate(self.targets()):
-            values = F.slice(_OUTPUTS, start, target.outputs)
+            values = F.slice(F.col(f"`{outputs}`"), start, target.outputs)
             start += target.outputs
             self._add(at, target, values, added, metadata)
-        made = made.withColumns({name: column for name, column in added.items() if name}).drop(_OUTPUTS)
+        for name in added:
+            if name in dataset.columns:
+                raise DataError(f"there is a column {name!r} already", hint="drop it, or name the model's output columns anew")
+        made = made.withColumns(added).drop(outputs)
         for name, facts in metadata.items():
-            if name:
-                made = made.withMetadata(name, {"ml_attr": facts})
+            made = made.withMetadata(name, {"ml_attr": facts})
         return made
 
     def _add(
         self, at: int, target: Target, values: SparkColumn, added: dict[str, SparkColumn], metadata: dict[str, dict[str, Any]]
     ) -> None:
-        name = self._named("predictionCol", at)
         if target.task == "classification":
-            added[name] = F.array_position(values, F.array_max(values)).cast("double") - 1.0
             vals = self.signature["labels"] if at == 0 else []
-            metadata[name] = {
-                "type": "nominal",
-                "num_vals": target.outputs,
-                **({"vals": vals} if len(vals) == target.outputs else {}),
-            }
+            facts = {"type": "nominal", "num_vals": target.outputs, **({"vals": vals} if len(vals) == target.outputs else {})}
+            best = F.array_position(values, F.array_max(values)).cast("double") - 1.0
+            self._put("predictionCol", at, best, facts, added, metadata)
         else:
-            added[name] = values[0].cast("double") if target.outputs == 1 else array_to_vector(values)
+            made = values[0].cast("double") if target.outputs == 1 else array_to_vector(values)
+            self._put("predictionCol", at, made, {}, added, metadata)
+
+    def _put(
+        self,
+        param: str,
+        at: int,
+        column: SparkColumn,
+        facts: dict[str, Any],
+        added: dict[str, SparkColumn],
+        metadata: dict[str, dict[str, Any]],
+    ) -> None:
+        """Add an output column, unless its name is empty. Raises `ConfigError` when another output has that name."""
+        name = str(self.getOrDefault(param))
+        if not name:
+            return
+        if at:  # labels after the first have theirs at its end
+            name = f"{name}_{self.targets()[at].column}"
+        if name in added:
+            raise ConfigError(f"two output columns are named {name!r}", hint=f"set {param} to another name, or to '' for none")
+        added[name] = column
+        if facts:
+            metadata[name] = facts
 
     def write(self) -> MLWriter:
         return _Writer(self)
@@ -147,6 +162,7 @@ class KerasModel(Model, HasColumns, HasPredictionCol, MLWritable, MLReadable[Any
         return cls.read().allow(*allow).load(path)
 
 
+@accessible
 class KerasClassificationModel(KerasModel, HasProbabilityCol, HasRawPredictionCol):
     """Adds ``prediction`` (double, the class index), ``probability`` and ``rawPrediction`` (Vectors, one entry per class).
 
@@ -160,12 +176,11 @@ class KerasClassificationModel(KerasModel, HasProbabilityCol, HasRawPredictionCo
         if target.task == "classification":
             raw = F.transform(values, lambda value: F.log(F.greatest(value, F.lit(1e-300))))
             for param, column in (("rawPredictionCol", raw), ("probabilityCol", values)):
-                name = self._named(param, at)
-                added[name] = array_to_vector(column)
-                metadata[name] = {"num_attrs": target.outputs}
+                self._put(param, at, array_to_vector(column), {"num_attrs": target.outputs}, added, metadata)
         super()._add(at, target, values, added, metadata)
 
 
+@accessible
 class KerasRegressionModel(KerasModel):
     """Adds ``prediction``: a double, or a Vector for a label that is one."""
 
@@ -210,6 +225,7 @@ class _Forward:
             if array.null_count:
                 raise ValueError(f"column {column.name!r} has {array.null_count} null values: a net takes none")
             stored.append(to_arrow(array, column))
+            check_finite(stored[-1], column)
         rows, found = len(arrays[0]), []
         for at in range(0, rows, _ROWS_AT_ONCE):
             tensors = []

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasFeaturesCol, HasInputCols, HasLabelCol
 
-from sparkml.config import explain
+from sparkml.config import Options, explain
 from sparkml.errors import ConfigError
+from sparkml.launch.options import GangOptions
 from sparkml.learners.training import TrainingOptions
 
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _param(name: str, doc: str, kind: Any = _same) -> Param[Any]:
-    return Param(Params._dummy(), name, doc, typeConverter=kind)
+_Kind = TypeVar("_Kind", bound=type[Params])
 
 
 class HasColumns(HasFeaturesCol, HasInputCols, HasLabelCol):
     """Which columns go in, and which are learnt."""
 
-    inputShape = _param(
+    inputShape: Param[Any] = Param(
+        Params._dummy(),
         "inputShape",
         "shape of one row of featuresCol, which comes flattened row-major; by default (length of the vector,)",
-        TypeConverters.toListInt,
+        typeConverter=TypeConverters.toListInt,
     )
-    labelCols = _param(
+    labelCols: Param[Any] = Param(
+        Params._dummy(),
         "labelCols",
         "label columns of a model with several outputs, in the model's order; instead of labelCol",
-        TypeConverters.toListString,
+        typeConverter=TypeConverters.toListString,
     )
-    maxLength = _param(
+    maxLength: Param[Any] = Param(
+        Params._dummy(),
         "maxLength",
         "ids kept of a sequence, the rest is cut off; by default the longest of the training rows",
-        TypeConverters.toInt,
+        typeConverter=TypeConverters.toInt,
     )
 
     def input_names(self) -> list[str]:
@@ -50,43 +50,53 @@ class HasColumns(HasFeaturesCol, HasInputCols, HasLabelCol):
 
 
 class HasGang(Params):
-    """Where and how the ranks run."""
+    """One Param per setting of `GangOptions`, in camelCase, and the folders."""
 
-    numProc = _param("numProc", "number of ranks; by default one per slot of the cluster", TypeConverters.toInt)
-    minProc = _param(
-        "minProc", "go on with as few ranks as this when slots are missing; by default numProc", TypeConverters.toInt
-    )
-    maxRestarts = _param(
-        "maxRestarts", "how often a gang that lost a rank starts again from its last checkpoint; default 2", TypeConverters.toInt
-    )
-    stallTimeout = _param(
-        "stallTimeout", "seconds after which ranks without progress count as hanging; default 300", TypeConverters.toFloat
-    )
-    cpusPerRank = _param("cpusPerRank", "cores per rank; by default spark.task.cpus", TypeConverters.toInt)
-    gpusPerRank = _param("gpusPerRank", "GPUs per rank, by Spark's resource scheduling; default 0", TypeConverters.toInt)
-    checkpointDir = _param(
+    checkpointDir: Param[Any] = Param(
+        Params._dummy(),
         "checkpointDir",
-        "URL of a folder that all ranks reach, for checkpoints (a fit goes on from them) and for the shards; "
-        "by default a folder below ./.sparkml that is removed after the fit",
-        TypeConverters.toString,
+        "URL of a folder that all ranks reach, for checkpoints (a fit goes on from them) and shards; by default one below "
+        "./.sparkml that is removed after the fit",
+        typeConverter=TypeConverters.toString,
     )
-    logDir = _param("logDir", "local folder on the driver for rank-N.log and timeline.json", TypeConverters.toString)
-    timeline = _param("timeline", "write Horovod's trace of all collectives to logDir", TypeConverters.toBoolean)
-    shuffleBytes = _param("shuffleBytes", "buffer in which a rank shuffles rows; default 256 MiB", TypeConverters.toInt)
+    logDir: Param[Any] = Param(
+        Params._dummy(),
+        "logDir",
+        "local folder on the driver for rank-N.log and timeline.json",
+        typeConverter=TypeConverters.toString,
+    )
+
+    def gang_options(self) -> GangOptions:
+        """Return where and how the ranks run. Raises `ConfigError` for values that are not allowed."""
+        return _validated(self, GangOptions)  # type: ignore[no-any-return]
 
 
 class HasTraining(Params):
     """One Param per setting of `TrainingOptions`, in camelCase, so that grids and ``fit(df, {net.epochs: 3})`` reach them."""
 
-    classWeight = _param("classWeight", "'balanced', or a factor per class for the loss: a list, or a mapping by class index")
+    classWeight: Param[Any] = Param(
+        Params._dummy(), "classWeight", "'balanced', or a factor per class for the loss: a list, or a mapping by class index"
+    )
 
     def options(self) -> TrainingOptions:
         """Return the settings of the training. Raises `ConfigError` for values that are not allowed."""
-        given = {name: self.getParam(camel(name)) for name in TrainingOptions.model_fields}
+        return _validated(self, TrainingOptions)  # type: ignore[no-any-return]
+
+    def class_weight(self) -> str | dict[int, float] | None:
+        """Return ``balanced``, or factors by class index. Raises `ConfigError` for anything else."""
+        given = self.getOrDefault(self.classWeight) if self.isDefined(self.classWeight) else None
+        if given is None or given == "balanced":
+            return given  # type: ignore[no-any-return]
+        items = dict(enumerate(given)) if isinstance(given, Sequence) and not isinstance(given, str) else given
         try:
-            return TrainingOptions(**{name: self.getOrDefault(param) for name, param in given.items() if self.isSet(param)})
-        except ValidationError as error:
-            raise ConfigError(f"{type(self).__name__}: {explain(error, camel)}") from None
+            factors = {int(label): float(factor) for label, factor in items.items()} if isinstance(items, Mapping) else {}
+        except (TypeError, ValueError):
+            factors = {}
+        if not factors or not all(label >= 0 and 0 <= factor < float("inf") for label, factor in factors.items()):
+            raise ConfigError(
+                f"classWeight = {given!r}: must be 'balanced', a list, or a mapping of class index to a factor >= 0"
+            )
+        return factors
 
 
 def camel(name: str) -> str:
@@ -95,9 +105,74 @@ def camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _add_params() -> None:
-    for name, info in TrainingOptions.model_fields.items():
-        setattr(HasTraining, camel(name), _param(camel(name), f"see TrainingOptions.{name}; default {info.default!r}"))
+def accessible(kind: _Kind) -> _Kind:
+    """Give an estimator or model ``setX`` and ``getX`` for each of its Params, as pyspark.ml's own have, and ``setParams``."""
+    for name in [name for name in dir(kind) if isinstance(getattr(kind, name, None), Param)]:
+        upper = name[0].upper() + name[1:]
+        for method, function in ((f"set{upper}", _setter(name)), (f"get{upper}", _getter(name))):
+            if not hasattr(kind, method):
+                function.__name__ = method
+                setattr(kind, method, function)
+    return kind
 
 
-_add_params()
+def defaults(model: type[Options]) -> dict[str, Any]:
+    """Return the defaults of a settings model by Param."""
+    return {camel(name): info.default for name, info in model.model_fields.items()}
+
+
+def _setter(name: str) -> Callable[..., Any]:
+    def set_it(self: Any, value: Any) -> Any:
+        return self._set(**{name: value})
+
+    set_it.__doc__ = f"Set `{name}` and return self."
+    return set_it
+
+
+def _getter(name: str) -> Callable[..., Any]:
+    def get_it(self: Any) -> Any:
+        return self.getOrDefault(name)
+
+    get_it.__doc__ = f"Return `{name}` or its default."
+    return get_it
+
+
+def _validated(params: Params, model: type[Any]) -> Any:
+    given = {name: params.getParam(camel(name)) for name in model.model_fields}
+    try:
+        return model(**{name: params.getOrDefault(param) for name, param in given.items() if params.isSet(param)})
+    except ValidationError as error:
+        raise ConfigError(f"{type(params).__name__}: {explain(error, camel)}") from None
+
+
+def _plain(whole: bool) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        if type(value).__module__ == "numpy" and hasattr(value, "item"):
+            value = value.item()
+        return int(value) if whole and isinstance(value, float) and value.is_integer() else value
+
+    return convert
+
+
+def _documented(model: type[Options]) -> dict[str, str]:
+    """Return what the model's docstring says about each attribute, on one line."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in (model.__doc__ or "").partition("----------\n")[2].splitlines():
+        if re.fullmatch(r"    [a-z_]+(?:, [a-z_]+)*", line):
+            names = [name.strip() for name in line.split(",")]
+        elif line.strip():
+            for name in names:
+                found[name] = f"{found.get(name, '')} {line.strip()}".strip()
+    return found
+
+
+def _add_params(kind: type[Params], model: type[Options]) -> None:
+    texts = _documented(model)
+    for name, info in model.model_fields.items():
+        convert = _plain(whole="int" in str(info.annotation) and "float" not in str(info.annotation))
+        setattr(kind, camel(name), Param(Params._dummy(), camel(name), texts[name], typeConverter=convert))
+
+
+_add_params(HasTraining, TrainingOptions)
+_add_params(HasGang, GangOptions)

@@ -91,6 +91,8 @@ def as_shards(
     columns: Sequence[str] | Sequence[Column],
     group_rows: int | None = None,
     partitions: int | None = None,
+    *,
+    finite: bool = False,
 ) -> Manifest:
     """Write columns of a DataFrame as shards at `path` unless they are there, and return the manifest.
 
@@ -102,11 +104,13 @@ def as_shards(
         Rows per row group: the unit that ranks are assigned. Never more than about 64 MiB.
     partitions
         Number of files; by default one per slot of the cluster.
+    finite
+        Refuse numbers that are NaN or infinite.
 
     Raises
     ------
     DataError
-        No rows, a null, or vectors of unequal size.
+        No rows, a null, a number that is not finite, or vectors of unequal size.
     """
     if store.exists(f"{path}/_MANIFEST.json"):
         return store.manifest(path)
@@ -114,7 +118,7 @@ def as_shards(
     prepared = df.select(*(handed_over(df, spec) for spec in specs))
     groups = min(group_rows or 1 << 20, rows_per_group(specs))
     with store.stage() as staging:
-        write = partial(_write_partition, root=store.root, folder=staging.path, columns=specs, group_rows=groups)
+        write = partial(_write_partition, root=store.root, folder=staging.path, columns=specs, group_rows=groups, finite=finite)
         files = _in_hash_order(prepared, partitions).mapInArrow(write, FILE_REPORT).collect()  # one small row per file
         if not files:
             raise DataError("there are no rows to train on")

@@ -22,8 +22,8 @@ class Strategy(Plugin):
     def total(self, tensors: Sequence[Any], *, gradients: bool = False) -> list[Any]:
         """Return the sum over ranks of every tensor. Called inside a compiled step, in the same order on every rank.
 
-        `gradients` may be sent with fewer bits; one that is a ``tf.IndexedSlices`` stays one. Steps are traced without AutoGraph, as Keras's own are: branch on a tensor with
-        ``tf.cond``, not with ``if``.
+        `gradients` may be sent with fewer bits; one that is a ``tf.IndexedSlices`` stays one. Steps are traced without AutoGraph,
+        as Keras's own are: branch on a tensor with ``tf.cond``, not with ``if``.
         """
 
     @abstractmethod

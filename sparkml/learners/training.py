@@ -34,6 +34,8 @@ class TrainingOptions(Options):
     ----------
     strategy
         How ranks combine: a name, or a mapping with options (``{type: allreduce, compression: fp16}``).
+    epochs
+        Passes over the training rows.
     batch_size
         Rows per step and rank.
     optimizer, optimizer_options
@@ -44,7 +46,9 @@ class TrainingOptions(Options):
     scale_learning_rate
         Multiply `learning_rate` by the number of ranks (Goyal et al., 2017, arXiv:1706.02677); best with `warmup_epochs`.
     schedule
-        ``constant``, or ``cosine`` down to zero over all epochs; `warmup_epochs` rise linearly before either.
+        ``constant``, or ``cosine`` down to zero over all epochs.
+    warmup_epochs
+        Epochs in which the rate rises linearly from zero, before the schedule.
     loss
         Name of a Keras loss, one per label; null: cross-entropy for classes, squared error for numbers.
     metrics

@@ -124,6 +124,19 @@ def to_arrow(array: pa.Array, column: Column) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(column.width), len(array), [None, pa.py_buffer(values)])
 
 
+def check_finite(stored: pa.Array, column: Column) -> None:
+    """Raise `ValueError` when numbers among the stored values are NaN or infinite."""
+    if column.kind == "sparse":
+        values: Any = np.frombuffer(stored.buffers()[2], _PAIR)["value"]
+    elif column.kind == "ids" or not column.dtype.startswith("float"):
+        return
+    else:
+        values = to_numpy(stored, column)
+    wrong = int(np.count_nonzero(~np.isfinite(values)))
+    if wrong:
+        raise ValueError(f"column {column.name!r} has {wrong} numbers that are NaN or infinite: impute or filter them")
+
+
 def _elements(lists: pa.Array, column: Column) -> np.ndarray[Any, Any]:
     flat = lists.flatten()
     if flat.null_count:

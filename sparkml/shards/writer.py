@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkml.errors import DataError
-from sparkml.shards.schema import Column, schema_of, to_arrow
+from sparkml.shards.schema import Column, check_finite, schema_of, to_arrow
 from sparkml.storage import Store
 
 FILE_REPORT = "path string, sha256 string, groups array<bigint>"
@@ -48,7 +48,14 @@ def rows_per_group(columns: list[Column]) -> int:
 
 
 def write_shard(
-    batches: Iterator[pa.RecordBatch], *, partition: int, root: str, folder: str, columns: list[Column], group_rows: int
+    batches: Iterator[pa.RecordBatch],
+    *,
+    partition: int,
+    root: str,
+    folder: str,
+    columns: list[Column],
+    group_rows: int,
+    finite: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Write the batches of one partition as one file and yield one row about it; an empty partition writes nothing.
 
@@ -66,7 +73,7 @@ def write_shard(
             pa.PythonFile(sink, mode="w"), schema, compression="none", use_dictionary=False, write_statistics=scalars or False
         ) as writer:
             for batch in batches:
-                pending.append(_stored(batch, columns, schema))
+                pending.append(_stored(batch, columns, schema, finite))
                 while sum(item.num_rows for item in pending) >= group_rows:
                     pending = _flush(writer, pending, group_rows, groups)
             if any(item.num_rows for item in pending):
@@ -77,7 +84,7 @@ def write_shard(
     yield pa.RecordBatch.from_pylist([{"path": path, "sha256": sink.digest.hexdigest(), "groups": groups}], schema=_REPORT)
 
 
-def _stored(batch: pa.RecordBatch, columns: list[Column], schema: pa.Schema) -> pa.RecordBatch:
+def _stored(batch: pa.RecordBatch, columns: list[Column], schema: pa.Schema, finite: bool) -> pa.RecordBatch:
     arrays = []
     for column in columns:
         array = batch.column(batch.schema.get_field_index(column.name))
@@ -86,7 +93,10 @@ def _stored(batch: pa.RecordBatch, columns: list[Column], schema: pa.Schema) -> 
                 f"column {column.name!r} has {array.null_count} null values: shards hold none", hint="impute or filter them"
             )
         try:
-            arrays.append(to_arrow(array, column))
+            stored = to_arrow(array, column)
+            if finite:
+                check_finite(stored, column)
+            arrays.append(stored)
         except (ValueError, pa.ArrowInvalid) as error:
             raise DataError(str(error)) from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

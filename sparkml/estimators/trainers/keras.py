@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
-
 from sparkml.errors import ConfigError
 from sparkml.estimators.trainer import TrainContext, Trainer
+from sparkml.launch.options import GangOptions
 from sparkml.learners.training import TrainingOptions
 from sparkml.plugins import plugged
 
@@ -16,32 +15,19 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-class KerasOptions(TrainingOptions):
-    """Settings of the training, and of its gang.
+class KerasOptions(TrainingOptions, GangOptions):
+    """Settings of the training and of its gang.
 
     Attributes
     ----------
     model
         An architecture of the zoo with its options.
-    num_proc, min_proc
-        Number of ranks, null: one per slot; and how few will do when slots are missing.
-    max_restarts
-        How often a gang that lost a rank starts again from its last checkpoint.
-    stall_timeout
-        Seconds after which ranks without progress count as hanging.
     class_weight
         ``balanced``, or a factor per class index.
-    timeline
-        Keep Horovod's trace of all collectives with the run's logs.
     """
 
     model: plugged("learners.zoo")  # type: ignore[valid-type]
-    num_proc: int | None = Field(None, ge=1, le=4096)
-    min_proc: int | None = Field(None, ge=1, le=4096)
-    max_restarts: int = Field(2, ge=0, le=1000)
-    stall_timeout: float = Field(300.0, gt=0)
     class_weight: Literal["balanced"] | dict[int, float] | None = None
-    timeline: bool = False
 
 
 class Keras(Trainer):
@@ -55,7 +41,7 @@ class Keras(Trainer):
         from sparkml.estimators.keras import KerasClassifier, KerasRegressor
         from sparkml.estimators.keras_params import camel
 
-        settings = self.options.model_dump(include=set(TrainingOptions.model_fields), exclude_unset=True)
+        settings = self.options.model_dump(exclude={"model"}, exclude_unset=True)
         params: dict[str, Any] = {
             "model": self.options.model,
             "on_report": context.report,
@@ -69,8 +55,6 @@ class Keras(Trainer):
         }
         if context.validation_col is not None:
             params["validationIndicatorCol"] = context.validation_col
-        own = set(KerasOptions.model_fields) - set(TrainingOptions.model_fields) - {"model"}
-        params |= {camel(name): value for name, value in self.options.model_dump(include=own).items() if value is not None}
         if context.task == "classification":
             return KerasClassifier(numClasses=len(context.classes), **params)
         if self.options.label_smoothing:
