@@ -8,9 +8,10 @@ from typing import Any
 _PUBLIC = {
     "KerasClassifier": "sparkml.estimators.keras",
     "KerasRegressor": "sparkml.estimators.keras",
-    "KerasModel": "sparkml.estimators.keras_model",
+    "KerasClassificationModel": "sparkml.estimators.keras_model",
+    "KerasRegressionModel": "sparkml.estimators.keras_model",
 }
-__all__ = ["KerasClassifier", "KerasModel", "KerasRegressor"]
+__all__ = ["KerasClassificationModel", "KerasClassifier", "KerasRegressionModel", "KerasRegressor"]
 
 
 def __getattr__(name: str) -> Any:

@@ -118,7 +118,7 @@ class KerasEstimator(
         size = where.num_proc or max(1, min(slots(spark), frame.rows))
         least = min(size, where.min_proc or size)
         preflight(spark, least)  # before the shards are written, which may take long
-        with self._store() as (store, kept), self._reports() as report:
+        with self._store() as store, self._reports() as report:
             prepared = frame.prepare(store, class_weight)
             job = self._job(prepared, options, where, store)
             gang = BarrierGang(
@@ -143,7 +143,7 @@ class KerasEstimator(
             )
             answer = json.loads(results[0])
         self._keep_timeline(answer["history"].pop("timeline"))
-        history = {**answer["history"], "restarts": [vars(restart) for restart in restarts], "kept": kept}
+        history = {**answer["history"], "restarts": [vars(restart) for restart in restarts]}
         return self._model(base64.b64decode(answer["model"]), history, prepared)
 
     def _asked(self) -> Asked:
@@ -196,15 +196,15 @@ class KerasEstimator(
         return self.getOrDefault(param) if self.isDefined(param) else None
 
     @contextlib.contextmanager
-    def _store(self) -> Iterator[tuple[Store, bool]]:
+    def _store(self) -> Iterator[Store]:
         """Give the place for shards and checkpoints: the user's, or one that is removed afterwards."""
         folder = self._chosen("checkpointDir")
         if folder is not None:
-            yield Store(folder), True
+            yield Store(folder)
             return
         store = Store(f".sparkml/_fit/{uuid.uuid4().hex[:16]}")
         try:
-            yield store, False
+            yield store
         finally:
             store.remove("")
             for parent in (".sparkml/_fit", ".sparkml"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -115,12 +116,13 @@ class Board:
     def rank(self, stage: StageProgress, report: dict[str, Any]) -> None:
         """Redraw a rank's line; off a terminal, print rank 0's once per epoch."""
         log.info("rank report", extra={"stage": stage.name, "report": report})
+        if "note" in report:
+            self.line(f"{stage.name}: {report['note']}")
+            return
         rank, epoch, epochs = report.get("rank", 0), report.get("epoch"), report.get("epochs")
-        rest = "  ".join(
-            f"{key} {value:,.4g}"
-            for key, value in report.items()
-            if isinstance(value, int | float) and key not in {"rank", "epoch", "epochs", "step", "steps"}
-        )
+        rest = "  ".join(filter(None, (_shown(key, value) for key, value in report.items())))
+        for straggler in report.get("stragglers", ()) if rank == 0 else ():
+            self.line(f"{stage.name} straggler: {straggler}")
         if not self.live:
             if rank == 0 and epoch is not None and "step" not in report:
                 self.line(f"{stage.name} epoch {epoch}/{epochs}  {rest}")
@@ -128,7 +130,8 @@ class Board:
         key = f"{stage.name} rank {rank}"
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(f"  [dim]{key}", total=epochs, text="")
-        self._bars.update(self._tasks[key], completed=epoch, text=f"epoch {epoch}/{epochs}  {rest}")
+        done = (epoch or 0) + report.get("step", 0) / report.get("steps", 1)
+        self._bars.update(self._tasks[key], completed=done, text=f"epoch {math.ceil(done)}/{epochs}  {rest}")
 
     def _drop_ranks(self, stage: str) -> None:
         for key in [key for key in self._tasks if key.startswith(f"{stage} rank ")]:
@@ -141,3 +144,17 @@ class Board:
             finished, total = self._spark_counts()
             if total:
                 self._bars.update(self._tasks[name], total=total, completed=min(finished, total - 1))
+
+
+_UNITS = {"rows_per_second": "{:,.0f} rows/s", "step_ms": "{:.1f} ms/step", "seconds": "{:.1f} s"}
+_SHARES = {"data_share": "data", "wait_share": "waits"}
+_APART = frozenset({"rank", "epoch", "epochs", "step", "steps", "restart", "step_share"})
+
+
+def _shown(key: str, value: Any) -> str:
+    """Return one figure of a rank's report for a person; the share of time spent waiting only where it is worth a look."""
+    if key in _APART or not isinstance(value, int | float):
+        return ""
+    if key in _SHARES:
+        return f"{_SHARES[key]} {value:.0%}" if value >= 0.05 else ""
+    return _UNITS[key].format(value) if key in _UNITS else f"{key} {value:,.4g}"

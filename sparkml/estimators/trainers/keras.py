@@ -73,4 +73,7 @@ class Keras(Trainer):
         return kinds[name].load(url)  # type: ignore[no-any-return]
 
     def history(self, model: Model) -> dict[str, Any]:
-        return dict(model.history)  # type: ignore[attr-defined]
+        history = dict(model.history)  # type: ignore[attr-defined]
+        stragglers = dict.fromkeys(notice for epoch in history["epochs"] for notice in epoch.get("stragglers", ()))
+        reasons = [f"{restart['reason']} (again with {restart['size']} ranks)" for restart in history["restarts"]]
+        return {**history, "restarts": "; ".join(reasons), "stragglers": "; ".join(list(stragglers)[:3])}
