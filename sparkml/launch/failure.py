@@ -30,7 +30,9 @@ class RankFailure:
 
     @property
     def secondary(self) -> bool:
-        return self.error_type in _SECONDARY
+        # from within a compiled step, TensorFlow passes on what Horovod raises as an error of its own
+        in_graph = self.error_type == "UnknownError" and "Horovod" in self.cause
+        return self.error_type in _SECONDARY or in_graph
 
     @property
     def reason(self) -> str:

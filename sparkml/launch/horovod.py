@@ -15,14 +15,16 @@ from sparkml.launch.worker import Worker
 # how long a rank may come late to the ring, and to a collective, before it counts as stalled
 _CONNECT_SECONDS = 120
 _STALL_SECONDS = 3600
+CYCLE_MS = 1.0  # the collectives of one step are few, and the next step waits for them
 _POLL_SECONDS = 0.05  # how soon the rendezvous server notices that it shall end; its default is half a second
 
 
 @contextlib.contextmanager
-def horovod(worker: Worker, timeline: str | None = None) -> Iterator[None]:
+def horovod(worker: Worker, timeline: str | None = None, cycle_ms: float = CYCLE_MS) -> Iterator[None]:
     """Initialise Horovod among all ranks, shut it down afterwards. Every rank must enter.
 
-    Rank 0 writes Horovod's trace of all collectives (for chrome://tracing) to the local path `timeline`.
+    Rank 0 writes Horovod's trace of all collectives (for chrome://tracing) to the local path `timeline`. Every `cycle_ms`
+    Horovod's thread wakes and asks the other ranks whether there is something to do, which costs even when there is not.
 
     Rank 0 runs Horovod's rendezvous server on the one address that the other ranks reach it by.
     """
@@ -30,7 +32,7 @@ def horovod(worker: Worker, timeline: str | None = None) -> Iterator[None]:
     address, interface = _own_address(one_host=len(set(hosts)) == 1)
     with _rendezvous(worker, hosts, address) as where:
         host, port = json.loads(worker.all_gather(where)[0])
-        os.environ.update(_settings(worker, hosts, (host, port), interface))
+        os.environ.update(_settings(worker, hosts, (host, port), interface, cycle_ms))
         if timeline and worker.rank == 0:
             os.environ["HOROVOD_TIMELINE"] = timeline
         import horovod.tensorflow as hvd
@@ -63,7 +65,7 @@ def _rendezvous(worker: Worker, hosts: list[str], address: str) -> Iterator[byte
         server.server_close()
 
 
-def _settings(worker: Worker, hosts: list[str], server: tuple[str, int], interface: str) -> dict[str, str]:
+def _settings(worker: Worker, hosts: list[str], server: tuple[str, int], interface: str, cycle_ms: float) -> dict[str, str]:
     by_local_rank: dict[int, list[int]] = defaultdict(list)
     for rank, host in enumerate(hosts):
         by_local_rank[hosts[:rank].count(host)].append(rank)
@@ -82,7 +84,7 @@ def _settings(worker: Worker, hosts: list[str], server: tuple[str, int], interfa
         "GLOO_TIMEOUT_SECONDS": _CONNECT_SECONDS,
         "CONTROLLER": "gloo",
         "CPU_OPERATIONS": "gloo",
-        "CYCLE_TIME": 0.5,  # ms; the collectives of one step are few and the next step waits for them
+        "CYCLE_TIME": cycle_ms,
         "STALL_SHUTDOWN_TIME_SECONDS": _STALL_SECONDS,
         "LOG_LEVEL": "error",
     }

@@ -10,6 +10,7 @@ from sparkml.launch.failure import RankFailure
 
 BEAT_SECONDS = 2.0  # how often a rank says what it does
 LEAST_STALL_SECONDS = 5.0  # below it, a busy machine would look like a stalled rank
+_QUIET_SECONDS = 2 * BEAT_SECONDS  # without a beat for longer, what a rank said last may be long out of date
 _OWN_WORD_SECONDS = 15.0  # a rank's supervisor, who can look at its process, has this long to speak before we do
 _JUMP_SECONDS = 5.0
 
@@ -108,6 +109,8 @@ class Pulse:
         live = {rank: beat for rank, beat in sorted(self._beats.items()) if rank not in self._left}
         if len(live) < self._size - len(self._left) or not any(beat.phase for beat in live.values()):
             return None  # ranks that are still to come, or a function that never tells what it does
+        if any(self._clock.seconds - self._heard[rank] > _QUIET_SECONDS for rank in live):
+            return None  # its supervisor is about to say what its process does; failing that, `silent` does
         if any(self._clock.seconds - self._moved[rank] <= self._limit for rank in live):
             return None
         free = [rank for rank in live if rank not in waiting] or list(live)

@@ -120,8 +120,7 @@ class KerasLearner:
         expected = float(self.options.batch_size * self.options.gradient_accumulation)
         with tf.control_dependencies(_tensors(sums)):
             computed = _now()
-        means = self.strategy.total([_scaled(value, 1.0 / expected) for value in sums], gradients=True)
-        facts = self.strategy.total([tf.stack([rows, due])])[0]
+        *means, facts = self.strategy.total([_scaled(value, 1.0 / expected) for value in sums], [tf.stack([rows, due])])
         with tf.control_dependencies([*_tensors(means), facts, computed]):
             self._waited.assign_add(_now() - computed)
         share = expected / tf.maximum(facts[0], 1.0)
@@ -241,7 +240,7 @@ class KerasLearner:
         kept = self._collected()
         if kept:
             share = tf.constant([float(rows)])
-            *sums, total = self.strategy.total([*(tf.cast(weight.value, tf.float32) * share[0] for weight in kept), share])
+            *sums, total = self.strategy.total([], [*(tf.cast(weight.value, tf.float32) * share[0] for weight in kept), share])
             for weight, value in zip(kept, sums, strict=True):
                 weight.assign(value / total[0])
 

@@ -19,13 +19,13 @@ class Strategy(Plugin):
         """Connect all ranks for as long as the block runs. Every rank enters. Rank 0 writes a trace to the path `timeline`."""
 
     @abstractmethod
-    def total(self, tensors: Sequence[Any], *, gradients: bool = False) -> list[Any]:
-        """Return the sum over ranks of every tensor. Called inside a compiled step, in the same order on every rank.
+    def total(self, gradients: Sequence[Any], exact: Sequence[Any] = ()) -> list[Any]:
+        """Return the sum over ranks of every tensor, `gradients` first. Every rank calls, in the same order.
 
-        `gradients` may be sent with fewer bits; one that is a ``tf.IndexedSlices`` stays one. Steps are traced without AutoGraph,
-        as Keras's own are: branch on a tensor with ``tf.cond``, not with ``if``.
+        Gradients may be sent with fewer bits, and one that is a ``tf.IndexedSlices`` stays one. Called inside compiled steps,
+        which are traced without AutoGraph, as Keras's own are: branch on a tensor with ``tf.cond``, not with ``if``.
         """
 
     @abstractmethod
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Give every rank rank 0's values of these variables."""
+        """Give every rank rank 0's values of these variables: all that is trained. Called once, before the first `total`."""

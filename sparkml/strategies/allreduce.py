@@ -10,64 +10,111 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from sparkml.config import Options
-from sparkml.launch.horovod import horovod
+from sparkml.launch.horovod import CYCLE_MS, horovod
+from sparkml.launch.shared_memory import HostSum, may_meet, meet
 from sparkml.launch.worker import Worker
 from sparkml.learners.strategy import Strategy
 
 _LARGE = 1 << 15  # elements: worth a collective of its own, which runs while smaller gradients are still being computed
+_IDLE_CYCLE_MS = 10.0  # where Horovod has next to nothing to do
+_SPARE = 1 << 12  # numbers beside the model's own that are totalled now and then
 
 
 class AllreduceOptions(Options):
-    """``compression`` ``fp16`` halves what gradients weigh on the wire; sums are then right to about three digits."""
+    """How gradients travel.
+
+    Attributes
+    ----------
+    compression
+        ``fp16`` halves what gradients weigh on the wire; sums are then right to about three digits.
+    same_host
+        Up to four ranks that share one host add up dense gradients in its memory (`sparkml.launch.shared_memory`), unless they
+        are compressed; ``horovod`` uses the ring there, too. Between hosts it is always the ring.
+    """
 
     compression: Literal["none", "fp16"] = "none"
+    same_host: Literal["memory", "horovod"] = "memory"
 
 
 class Allreduce(Strategy):
-    """Ring all-reduce by Horovod. A gang of one rank needs no ring."""
+    """Ring all-reduce by Horovod; through memory where that is shorter. A gang of one rank needs neither."""
 
     Options = AllreduceOptions
     requires = {"horovod": "deep"}
-    _alone = True
+    _worker: Worker | None = None
+    _host: HostSum | None = None
 
     @contextmanager
     def connected(self, worker: Worker, timeline: str | None = None) -> Iterator[None]:
         if worker.size == 1:
             yield
             return
-        with horovod(worker, timeline):
-            self._alone = False
-            yield
-        self._alone = True
+        try:
+            with horovod(worker, timeline, _IDLE_CYCLE_MS if self._by_memory and may_meet(worker) else CYCLE_MS):
+                self._worker = worker
+                yield
+        finally:
+            if self._host is not None:
+                self._host.close()
+            self._worker = self._host = None
 
-    def total(self, tensors: Sequence[Any], *, gradients: bool = False) -> list[Any]:
-        if self._alone:
-            return list(tensors)
-        if not gradients:
-            return self._summed(tensors)
+    def total(self, gradients: Sequence[Any], exact: Sequence[Any] = ()) -> list[Any]:
         import tensorflow as tf
 
-        half = self.options.compression == "fp16"
+        if self._worker is None:
+            return [*gradients, *exact]
+        tensors = [*gradients, *exact]
         dense = [at for at, tensor in enumerate(tensors) if not isinstance(tensor, tf.IndexedSlices)]
-        sent = [tf.cast(tensors[at], tf.float16) if half else tensors[at] for at in dense]
-        found = {at: tf.cast(value, tensors[at].dtype) for at, value in zip(dense, self._summed(sent), strict=True)}
+        found = dict(zip(dense, self._summed([tensors[at] for at in dense], len(tensors) - len(exact)), strict=True))
         return [found[at] if at in found else _gathered(tensor) for at, tensor in enumerate(tensors)]
 
-    def _summed(self, tensors: Sequence[Any]) -> list[Any]:
-        import horovod.tensorflow as hvd
+    def _summed(self, tensors: list[Any], gradients: int) -> list[Any]:
+        """Return the sums of dense tensors, of which the first `gradients` are gradients."""
+        import tensorflow as tf
 
-        large = [at for at, tensor in enumerate(tensors) if (tensor.shape.num_elements() or 0) >= _LARGE]
-        small = [at for at in range(len(tensors)) if at not in large]
-        found = {at: hvd.allreduce(tensors[at], op=hvd.Sum) for at in large}
-        if small:
-            found |= zip(small, hvd.grouped_allreduce([tensors[at] for at in small], op=hvd.Sum), strict=True)
-        return [found[at] for at in range(len(tensors))]
+        if self._host is not None and all(tensor.dtype == tf.float32 for tensor in tensors):
+            return _through_memory(self._host, tensors)
+        half = self.options.compression == "fp16"
+        sent = [tf.cast(tensor, tf.float16) if half and at < gradients else tensor for at, tensor in enumerate(tensors)]
+        return [tf.cast(value, tensor.dtype) for value, tensor in zip(_by_ring(sent), tensors, strict=True)]
+
+    @property
+    def _by_memory(self) -> bool:
+        return bool(self.options.same_host == "memory" and self.options.compression == "none")
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        if not self._alone:
-            import horovod.tensorflow as hvd
+        if self._worker is None:
+            return
+        import horovod.tensorflow as hvd
 
-            hvd.broadcast_variables([getattr(variable, "value", variable) for variable in variables], root_rank=0)
+        values = [getattr(variable, "value", variable) for variable in variables]
+        hvd.broadcast_variables(values, root_rank=0)
+        if self._by_memory and self._host is None:
+            self._host = meet(self._worker, sum(int(value.shape.num_elements()) for value in values) + _SPARE)
+
+
+def _by_ring(tensors: list[Any]) -> list[Any]:
+    import horovod.tensorflow as hvd
+
+    large = [at for at, tensor in enumerate(tensors) if (tensor.shape.num_elements() or 0) >= _LARGE]
+    found = {at: hvd.allreduce(tensors[at], op=hvd.Sum) for at in large}
+    for kind in dict.fromkeys(tensor.dtype for tensor in tensors):  # a group is of one type
+        small = [at for at, tensor in enumerate(tensors) if at not in large and tensor.dtype == kind]
+        if small:
+            found |= zip(small, hvd.grouped_allreduce([tensors[at] for at in small], op=hvd.Sum), strict=True)
+    return [found[at] for at in range(len(tensors))]
+
+
+def _through_memory(host: HostSum, tensors: list[Any]) -> list[Any]:
+    """Sum all tensors in one go: one copy in, one meeting, one copy out."""
+    import tensorflow as tf
+
+    flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+    total = tf.numpy_function(host.sum, [flat], tf.float32)
+    total.set_shape(flat.shape)
+    sizes = [tensor.shape.num_elements() for tensor in tensors]
+    parts = tf.split(total, sizes)
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _gathered(rows: Any) -> Any:

@@ -98,6 +98,12 @@ def accumulated() -> Case:
     return a_job(build=softmax_regression, optimizer="sgd", batch_size=8, gradient_accumulation=2), shares, None
 
 
+def by_ring() -> Case:
+    """The same without the shortcut through the host's memory."""
+    _, shares, _ = uneven()
+    return a_job(build=softmax_regression, optimizer="sgd", strategy={"type": "allreduce", "same_host": "horovod"}), shares, None
+
+
 def compressed() -> Case:
     _, shares, _ = uneven()
     return a_job(build=softmax_regression, optimizer="sgd", strategy={"type": "allreduce", "compression": "fp16"}), shares, None
@@ -136,6 +142,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "whole": long_case(Store(str(tmp_path_factory.mktemp("whole")))),
         "words": words_case(2),
         "accumulated": accumulated(),
+        "ring": by_ring(),
         "compressed": compressed(),
         "watched": watched(seen),
     }
@@ -146,7 +153,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(result) for result in ProcessGang().run(fn, 2)]
 
 
-@pytest.mark.parametrize("case", ["uneven", "idle", "normalised", "whole", "words", "accumulated", "compressed", "watched"])
+@pytest.mark.parametrize(
+    "case", ["uneven", "idle", "normalised", "whole", "words", "accumulated", "ring", "compressed", "watched"]
+)
 def test_ranks_end_with_equal_weights(ranks: list[dict[str, Any]], case: str) -> None:
     assert ranks[0][case]["weights"] == ranks[1][case]["weights"]
     assert ranks[0][case]["digest"] == ranks[1][case]["digest"]
@@ -181,6 +190,11 @@ def test_ranks_exchange_the_rows_of_a_large_embedding(ranks: list[dict[str, Any]
 def test_accumulated_micro_batches_are_the_large_batch_on_ranks_too(ranks: list[dict[str, Any]]) -> None:
     for mine, theirs in zip(ranks[0]["accumulated"]["weights"], ranks[0]["uneven"]["weights"], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_sums_through_memory_are_those_of_the_ring(ranks: list[dict[str, Any]]) -> None:
+    for mine, theirs in zip(ranks[0]["ring"]["weights"], ranks[0]["uneven"]["weights"], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_half_precision_on_the_wire_is_right_to_three_digits(ranks: list[dict[str, Any]]) -> None:

@@ -84,6 +84,14 @@ def test_silence_of_task_and_rank_is_noticed_later_than_the_supervisor_would() -
     assert "no sign of life for 36 s" in failure.cause
 
 
+def test_a_rank_that_waits_for_a_silent_one_is_not_to_blame() -> None:
+    """The silent one was last heard in the last step of an epoch, and stopped in the next: by its step it looks far ahead."""
+    ranks = Ranks(2)
+    assert ranks.run(1, {0: ("step", 48), 1: ("step", 49)}) is None
+    failure = ranks.run(60, {0: ("step", 15), 1: None})
+    assert failure is not None and (failure.rank, failure.kind) == (1, "lost")
+
+
 @pytest.mark.parametrize("joined", [1, 2])
 def test_beats_are_expected_only_from_when_all_have_joined(joined: int) -> None:
     ranks = Ranks(0)

@@ -126,14 +126,21 @@ def test_numbers_of_any_kind_are_steps(outcomes: Outcomes) -> None:
     assert "hangs: in step 3 for" in failed(outcomes, "numpy_steps").cause
 
 
-def test_a_broken_collective_is_put_down_to_the_rank_that_was_silent() -> None:
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("HorovodInternalError", "failed"),
+        ("UnknownError", "failed: UnknownError: Graph execution error:\n\nDetected at node ...\nHorovod has been shut down. ..."),
+    ],
+)
+def test_a_broken_collective_is_put_down_to_the_rank_that_was_silent(kind: str, cause: str) -> None:
     """Horovod's own patience may end before ours: then the echo comes first."""
     hub = Hub(2, None, None)
     for rank in range(2):
         hub.joined(rank, f"host{rank}")
     hub._pulse._heard[1] -= 60
     hub.beat(0, Beat("step", 1, 0.0))
-    hub.fail(RankFailure(0, "host0", "exception", "failed", "HorovodInternalError"))
+    hub.fail(RankFailure(0, "host0", "exception", cause, kind))
     deadline = time.monotonic() + 30
     while not hub.aborted and time.monotonic() < deadline:
         time.sleep(0.05)
