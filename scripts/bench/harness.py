@@ -188,4 +188,6 @@ def _cpu_seconds() -> float:
         except psutil.NoSuchProcess:
             continue
         total += times.user + times.system
+        if process is not me:  # of its children that have ended; ours are counted above
+            total += times.children_user + times.children_system
     return total

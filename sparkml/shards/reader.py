@@ -91,7 +91,7 @@ class ShardReader:
     columns
         Names of the columns to read; all by default.
     shuffle_bytes
-        Size of the buffer within which rows are shuffled; it bounds the memory of a rank.
+        Size of the buffer within which rows are shuffled. A rank's rows take this and a few blocks of up to 8 MiB on their way.
     """
 
     def __init__(
