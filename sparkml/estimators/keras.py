@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,13 +24,14 @@ from pyspark.ml.param.shared import (
 )
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame
+from rich.console import Console
 
 from sparkml.config import suggest
 from sparkml.errors import ConfigError
 from sparkml.estimators.keras_data import Asked, Frame, Prepared
 from sparkml.estimators.keras_model import KerasClassificationModel, KerasModel, KerasRegressionModel
 from sparkml.estimators.keras_params import HasColumns, HasGang, HasTraining, accessible, defaults
-from sparkml.launch.barrier import BarrierGang, preflight, slots
+from sparkml.launch.barrier import BarrierGang, preflight, slots, task_profile
 from sparkml.launch.gang import Report
 from sparkml.launch.options import GangOptions
 from sparkml.launch.restart import Restart, run_with_restarts
@@ -115,9 +117,10 @@ class KerasEstimator(
         spark = dataset.sparkSession
         options, where, class_weight = self.options(), self.gang_options(), self.class_weight()
         frame = Frame(dataset, self._asked())
-        size = where.num_proc or max(1, min(slots(spark), frame.rows))
+        profile = task_profile(spark, where.cpus_per_rank, where.gpus_per_rank)
+        size = where.num_proc or max(1, min(slots(spark, profile), frame.rows))
         least = min(size, where.min_proc or size)
-        preflight(spark, least)  # before the shards are written, which may take long
+        preflight(spark, least, profile)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
             prepared = frame.prepare(store, class_weight)
             job = self._job(prepared, options, where, store)
@@ -216,7 +219,10 @@ class KerasEstimator(
         if self._on_report is not None or not self._verbose:
             yield self._on_report or (lambda _: None)
             return
-        with Board() as board, board.stage(type(self).__name__) as stage:
+        # one terminal has one live display: fits in threads (a tuner's) write lines
+        own = threading.current_thread() is threading.main_thread()
+        console = None if own else Console(stderr=True, force_terminal=False)
+        with Board(console) as board, board.stage(type(self).__name__) as stage:
             yield stage.rank
 
     def _keep_timeline(self, trace: str) -> None:

@@ -76,6 +76,7 @@ class Frame:
             if dataset.schema[name].dataType.simpleString() == "string":
                 raise DataError(f"column {name!r} holds strings, not numbers", hint="index a label with a StringIndexer")
         self._kinds = {name: dataset.schema[name].dataType.simpleString() for name in asked.labels}
+        self._vectors = [name for name in asked.inputs if dataset.schema[name].dataType.simpleString() == "vector"]
         self._metadata = dataset.schema[asked.labels[0]].metadata
         numbers = {name for name in asked.labels if not self._is_tensor(name)} | ({asked.weight} if asked.weight else set())
         names = dict.fromkeys([*asked.inputs, *asked.labels, *([asked.weight] if asked.weight else [])])
@@ -128,6 +129,8 @@ class Frame:
             # the same rows in any order give the same sum: it names their shards
             F.sum(F.xxhash64(*[F.col(f"`{name}`") for name in part.columns]).cast("decimal(38,0)")).alias("content"),
         ]
+        for name in self._vectors:
+            checks.append(F.min(F.unwrap_udt(F.col(f"`{name}`"))["type"]).alias(f"type {name}"))
         for at, name in enumerate(self.asked.labels):
             if not self._is_tensor(name):
                 label = F.col(f"`{name}`")
@@ -177,7 +180,8 @@ class Frame:
             if self._is_tensor(name):
                 found.append(Target(name, "regression", specs[name].shape[0]))
             elif self.asked.task == "regression":
-                found.append(Target(name, "regression", 1, train[f"mean{at}"], train[f"std{at}"] or 1.0))
+                mean, std = (_rounded(train[f"{fact}{at}"]) for fact in ("mean", "std"))
+                found.append(Target(name, "regression", 1, mean, std or 1.0))
             else:
                 most = int(max(row[f"most{at}"] for row in self.facts.values() if row["rows"])) + 1
                 classes = self.asked.classes if at == 0 and self.asked.classes else max(2, most)
@@ -192,7 +196,8 @@ class Frame:
         tensors = [name for name in self.asked.labels if self._is_tensor(name)]
         if self.asked.shape is not None:
             tensors += self.asked.inputs
-        columns = describe(train, train.columns, tensors=tensors, longest=self.asked.longest)
+        sparse = {name for name in self._vectors if self.facts["train"][f"type {name}"] == 0}
+        columns = describe(train, train.columns, tensors=tensors, longest=self.asked.longest, sparse=sparse)
         specs = {column.name: column for column in columns}
         layout = Layout(
             tuple(_input(specs[name], self.asked.shape) for name in self.asked.inputs), self.targets(specs), self.asked.weight
@@ -223,6 +228,8 @@ class Frame:
         """Return one factor per class. "balanced" is scikit-learn's: rows / (classes * rows of the class)."""
         if wanted is None:
             return None
+        if len(self.asked.labels) > 1:
+            raise ConfigError("classWeight is for one label", hint="weigh rows by weightCol")
         if target.task != "classification":
             raise ConfigError("classWeight is for classification")
         if wanted == "balanced":
@@ -233,6 +240,11 @@ class Frame:
         if wrong := [label for label in wanted if label >= target.outputs]:
             raise ConfigError(f"classWeight has the class {wrong[0]}; classes are 0 to {target.outputs - 1}")
         return tuple(wanted.get(label, 1.0) for label in range(target.outputs))
+
+
+def _rounded(value: float) -> float:
+    """Return six digits: the rest depends on the order in which Spark adds up, and a training is known by its target."""
+    return float(f"{value:.6g}")
 
 
 def _number(name: str) -> SparkColumn:

@@ -31,12 +31,20 @@ _ARRAYS_OF_IDS = frozenset(f"array<{kind}>" for kind in _INTEGERS)
 _ARRAY_OF_NUMBERS = r"array<(?:float|double|int|bigint|smallint|tinyint|decimal\(\d+,\d+\))>"
 
 
-def describe(df: DataFrame, names: Sequence[str], *, tensors: Collection[str] = (), longest: int | None = None) -> list[Column]:
+def describe(
+    df: DataFrame,
+    names: Sequence[str],
+    *,
+    tensors: Collection[str] = (),
+    longest: int | None = None,
+    sparse: Collection[str] | None = None,
+) -> list[Column]:
     """Return how columns of a DataFrame are stored in shards.
 
-    Numbers and strings stay as they are. Vectors and arrays of fractional numbers become float32 tensors of the first row's size,
-    vectors whose first row is sparse are stored sparse, and arrays of integers are sequences of ids, as long as the longest (at
-    most `longest`), except those in `tensors`, which are numbers like the others. Integer columns get their largest value + 1.
+    Numbers and strings stay as they are. Vectors and arrays of fractional numbers become float32 tensors of the first row's size;
+    vectors named in `sparse` (by default those whose first row is) are stored sparse. Arrays of integers are sequences of ids,
+    as long as the longest (at most `longest`), except those in `tensors`, which are numbers like the others. Integer columns get
+    their largest value + 1.
 
     Raises
     ------
@@ -58,8 +66,9 @@ def describe(df: DataFrame, names: Sequence[str], *, tensors: Collection[str] = 
     first = df.select(*sized, *sparse_kind).first() if wide else None
     if wide and first is None:
         raise DataError("there are no rows to train on")
-    sparse = [name for name in wide if kinds[name] == "vector" and first is not None and first[f"type {name}"] == 0]
-    found = _facts(df, kinds, ids, sparse, [name for name in names if kinds[name] in _INTEGERS])
+    if sparse is None:
+        sparse = {name for name in wide if kinds[name] == "vector" and first is not None and first[f"type {name}"] == 0}
+    found = _facts(df, kinds, ids, list(sparse), [name for name in names if kinds[name] in _INTEGERS])
     specs = []
     for name in names:
         if name in ids:

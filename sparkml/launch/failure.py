@@ -10,7 +10,7 @@ from sparkml import errors
 from sparkml.errors import LaunchError, SparkmlError, TrainingError
 
 # raised by a rank because another one went away: never the cause that the user looks for
-_SECONDARY = frozenset({"HorovodInternalError", "HorovodShutdownError", "HorovodTimeoutException"})
+_SECONDARY = frozenset({"HorovodInternalError", "HorovodShutdownError", "HorovodTimeoutException", "PeerGoneError"})
 TAIL_LINES = 20
 
 
@@ -30,8 +30,8 @@ class RankFailure:
 
     @property
     def secondary(self) -> bool:
-        # from within a compiled step, TensorFlow passes on what Horovod raises as an error of its own
-        in_graph = self.error_type == "UnknownError" and "Horovod" in self.cause
+        # from within a compiled step, TensorFlow passes on what a collective raises as an error of its own
+        in_graph = self.error_type == "UnknownError" and ("Horovod" in self.cause or "PeerGoneError" in self.cause)
         return self.error_type in _SECONDARY or in_graph
 
     @property

@@ -25,6 +25,10 @@ _FOLDER = "/dev/shm"
 _WORD = 8
 
 
+class PeerGoneError(Exception):
+    """Another rank has closed its end: it failed or was killed, and is about to be told of by itself or by its parent."""
+
+
 class HostSum:
     """The meeting of up to `MAX_RANKS` ranks of one host. Build by `meet`.
 
@@ -58,8 +62,11 @@ class HostSum:
 
     def _arrive(self) -> None:
         word = self._turn.to_bytes(_WORD - 1, "big") + bytes([self._rank])
-        for peer in self._peers:
-            peer.send(word)
+        try:
+            for peer in self._peers:
+                peer.send(word)
+        except ConnectionRefusedError:
+            raise PeerGoneError("another rank has left the sum") from None
         missing = {(other, self._turn) for other in range(len(self._maps)) if other != self._rank} - self._early
         self._early = {arrival for arrival in self._early if arrival[1] > self._turn}
         while missing:
@@ -88,24 +95,49 @@ def meet(worker: Worker, numbers: int) -> HostSum | None:
     """
     size = 2 * 4 * numbers
     fits = may_meet(worker) and size <= MAX_BYTES
-    if not all(json.loads(answer) for answer in worker.all_gather(json.dumps(fits).encode())):
+    if not _agreed(worker, fits):
         return None
-    folder = tempfile.mkdtemp(prefix="sparkml-", dir=_FOLDER) if worker.rank == 0 else ""
-    folder = worker.all_gather(folder.encode())[0].decode()
+    folder = worker.all_gather(_private_folder().encode() if worker.rank == 0 else b"")[0].decode()
+    if not folder:
+        return None
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    maps: list[mmap.mmap] = []
+    peers: list[socket.socket] = []
     try:
-        line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        line.bind(f"{folder}/{worker.rank}.line")
-        ready = _reserved(f"{folder}/{worker.rank}.data", size)
-        if not all(json.loads(answer) for answer in worker.all_gather(json.dumps(ready).encode())):
+        if not _agreed(worker, _offered(line, f"{folder}/{worker.rank}", size)):
             line.close()
             return None
-        maps = [_mapped(f"{folder}/{rank}.data") for rank in range(worker.size)]
-        peers = [_connected(f"{folder}/{rank}.line") for rank in range(worker.size) if rank != worker.rank]
-        worker.barrier()
+        try:
+            maps = [_mapped(f"{folder}/{rank}.data") for rank in range(worker.size)]
+            peers = [_connected(f"{folder}/{rank}.line") for rank in range(worker.size) if rank != worker.rank]
+        except OSError:  # one host name, but not one memory: containers
+            maps = []
+        if not _agreed(worker, bool(maps)):
+            line.close()
+            return None
     finally:
         if worker.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
     return HostSum(worker.rank, maps[worker.rank], maps, line, peers)
+
+
+def _private_folder() -> str:
+    try:
+        return tempfile.mkdtemp(prefix="sparkml-", dir=_FOLDER)
+    except OSError:
+        return ""
+
+
+def _agreed(worker: Worker, mine: bool) -> bool:
+    return all(json.loads(answer) for answer in worker.all_gather(json.dumps(mine).encode()))
+
+
+def _offered(line: socket.socket, path: str, size: int) -> bool:
+    try:
+        line.bind(f"{path}.line")
+    except OSError:
+        return False
+    return _reserved(f"{path}.data", size)
 
 
 def _reserved(path: str, size: int) -> bool:

@@ -30,6 +30,8 @@ class Callbacks:
         for callback in callbacks:
             if not isinstance(callback, keras.callbacks.Callback):
                 raise ConfigError(f"callbacks must be keras.callbacks.Callback objects, one is a {type(callback).__name__}")
+            if isinstance(callback, keras.callbacks.BackupAndRestore):
+                raise ConfigError("BackupAndRestore restores one rank alone", hint="set checkpointDir: a fit goes on by itself")
         self._mine = {at: callback for at, callback in enumerate(callbacks) if rank == 0 or not _writes_only(callback)}
         self._list: Any = None
 
@@ -55,7 +57,7 @@ class Callbacks:
         for place, callback in self._mine.items():
             for name, value in vars(callback).items():
                 if name not in _SETTINGS and _is_plain(value):
-                    values[f"{place}/{name}"] = value
+                    values[f"{place}/{name}"] = json.loads(json.dumps(value))  # a copy: training goes on while it is written
                 elif isinstance(value, list) and value and all(isinstance(item, np.ndarray) for item in value):
                     arrays |= {f"{place}/{name}/{index:04d}": item.copy() for index, item in enumerate(value)}
         return values, arrays
@@ -73,6 +75,18 @@ class Callbacks:
         for (at, name), items in lists.items():
             if at in self._mine:
                 setattr(self._mine[at], name, items)
+
+
+def described(callbacks: Sequence[Any]) -> list[Any]:
+    """Return what distinguishes callbacks that were not used yet: class and settings, of those that may change the course."""
+    return [
+        [
+            type(callback).__qualname__,
+            {name: value for name, value in getattr(callback, "__dict__", {}).items() if _is_plain(value)},
+        ]
+        for callback in callbacks
+        if not _writes_only(callback)
+    ]
 
 
 def _writes_only(callback: Any) -> bool:

@@ -131,7 +131,7 @@ class CheckpointFolder:
             except StorageError as error:
                 refused.append(f"{name} is not used: {error.message}")
                 continue
-            if saved.epoch <= epochs:
+            if (saved.epoch, saved.step) <= (epochs, 0):
                 return name, refused
         return "", refused
 
@@ -139,6 +139,14 @@ class CheckpointFolder:
         """Write in the background. The arrays must not change any more."""
         self.wait()
         self._writing = self._writer.submit(self._write, checkpoint)
+
+    def drop_within(self, epoch: int) -> None:
+        """Remove the checkpoints in the middle of an epoch, once what was given to `save` is there."""
+        self.wait()
+        if not self.failed:
+            for name in self.names():
+                if name.startswith(f"e{epoch:06d}-") and not name.endswith("-s000000000.npz"):
+                    self._store.remove(f"{self.path}/{name}")
 
     def wait(self) -> None:
         """Wait until what was given to `save` is in the store."""
@@ -156,6 +164,7 @@ class CheckpointFolder:
             for name in self.names()[self._keep :]:
                 self._store.remove(f"{self.path}/{name}")
             self.failed = ""
-        except SparkmlError as error:
-            self.failed = f"the checkpoint {checkpoint.name} could not be written: {error.message}"
+        except Exception as error:  # whatever a store raises: the training goes on
+            reason = error.message if isinstance(error, SparkmlError) else f"{type(error).__name__}: {error}"
+            self.failed = f"the checkpoint {checkpoint.name} could not be written: {reason}"
             print(self.failed, flush=True)  # into the rank's log

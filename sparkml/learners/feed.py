@@ -83,16 +83,20 @@ class Layout:
         return Batch(inputs, tuple(np.zeros((size, *target.label_shape), np.float32) for target in self.targets), zero, zero)
 
 
-def padded(rows: Rows, layout: Layout, batch_size: int, steps: int, *, epoch: int, done: int = 0) -> Iterator[Batch]:
-    """Yield the batches of an epoch from step `done` to step `steps`; a rank that has run out repeats its last, uncounted."""
+def padded(rows: Rows, layout: Layout, batch_size: int, steps: int, *, epoch: int, mine: int, done: int = 0) -> Iterator[Batch]:
+    """Yield the batches of an epoch from step `done` to step `steps`; a rank that has run out repeats its last, uncounted.
+
+    `mine` is the number of this rank's rows.
+    """
     last = layout.nothing(batch_size)
-    given = done
-    for block in rows.batches(batch_size, epoch=epoch, skip=done * batch_size):
+    own = -(-mine // batch_size)
+    first = min(done, max(0, own - 1))  # the last batch is needed even when it was trained on before
+    for number, block in enumerate(rows.batches(batch_size, epoch=epoch, skip=first * batch_size), first):
         last = layout.batch(block, batch_size)
-        yield last
-        given += 1
+        if number >= done:
+            yield last
     idle = last._replace(counts=np.zeros_like(last.counts), weights=np.zeros_like(last.weights))
-    for _ in range(given, steps):
+    for _ in range(max(own, done), steps):
         yield idle
 
 
@@ -106,13 +110,11 @@ class Shards:
         self._rank, self._size, self._seed, self._shuffle_bytes = rank, size, seed, shuffle_bytes
 
     def counts(self, epoch: int) -> list[int]:
-        return [sum(group.rows for group in self._groups(rank, epoch)) for rank in range(self._size)]
+        return [sum(group.rows for group in share) for share in self._set.deal(self._size, self._seed, epoch)]
 
     def batches(self, batch_size: int, *, epoch: int, skip: int = 0) -> Iterator[Mapping[str, Array]]:
         from sparkml.shards.reader import ShardReader
 
-        reader = ShardReader(self._set, self._groups(self._rank, epoch), self._columns, shuffle_bytes=self._shuffle_bytes)
+        mine = self._set.assign(self._rank, self._size, self._seed, epoch)
+        reader = ShardReader(self._set, mine, self._columns, shuffle_bytes=self._shuffle_bytes)
         return reader.batches(batch_size, shuffle_seed=self._seed, epoch=epoch, skip=skip)
-
-    def _groups(self, rank: int, epoch: int) -> Any:
-        return self._set.assign(rank, self._size, self._seed, epoch)

@@ -213,7 +213,8 @@ class KerasLearner:
 
     def metrics(self) -> dict[str, float]:
         rows, loss = (float(value) for value in self._sums.numpy())
-        found = {name: np.asarray(value) for name, value in self.model.get_metrics_result().items()}
+        own = {f"{name}_loss" for name in getattr(self.model, "output_names", ())}  # Keras's means over batches, padding included
+        found = {name: np.asarray(value) for name, value in self.model.get_metrics_result().items() if name not in own}
         single = {name: float(value) for name, value in found.items() if value.ndim == 0}
         several = {
             f"{name}_{at}": float(item) for name, value in found.items() for at, item in enumerate(value.ravel()) if value.ndim
@@ -288,6 +289,11 @@ class KerasLearner:
 
     def set_weights(self, weights: Arrays) -> None:
         self.model.set_weights([weights[name] for name in sorted(weights)])
+
+    @property
+    def author_s_settings(self) -> str:
+        """What the model's author compiled it with, as text; empty if the settings of the training decide."""
+        return self._compiled.described
 
     @property
     def logits(self) -> bool:

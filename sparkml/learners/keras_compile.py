@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 _LOCATION = frozenset({"mse", "mean_squared_error", "mae", "mean_absolute_error", "huber", "log_cosh", "logcosh"})
+_PROBES = 16  # rows that a model is tried on
 _ONE_HOT = frozenset(
     {"categorical_crossentropy", "categorical_focal_crossentropy", "categorical_hinge", "kl_divergence"}
     | {"CategoricalCrossentropy", "CategoricalFocalCrossentropy", "CategoricalHinge", "KLDivergence"}
@@ -48,8 +50,9 @@ class Compiled:
         units: list[int],
     ) -> None:
         self.model, self._layout, self._options, self._own, self.logits = model, layout, options, own, logits
-        self._losses = [] if own is not None else _losses(layout.targets, options, units)
-        wanted = self._losses if own is None else _flat(own["loss"])
+        self.described = "" if own is None else json.dumps(model.get_compile_config(), sort_keys=True, default=_name)
+        self._losses = [] if own is not None else _losses(layout.targets, options, units, logits)
+        wanted = self._losses if own is None else _by_output(own["loss"], model, len(layout.targets))
         self.one_hot = [_wants_one_hot(loss) for loss in wanted]
         self._scaled = own is None and all(
             _is_location(loss, target) for loss, target in zip(wanted, layout.targets, strict=True)
@@ -116,8 +119,8 @@ def compiled(source: ModelSource, layout: Layout, options: TrainingOptions) -> C
             f"the model has {len(outputs)} outputs, there are {len(layout.targets)} label columns",
             hint="name one label column per output, in the model's order, in labelCols",
         )
-    logits = own is not None and _from_logits(own)
-    if own is None and not source.trained and len(layout.targets) == 1 and layout.targets[0].task == "regression":
+    logits = source.logits or (own is not None and _from_logits(own))
+    if own is None and not source.trained and _learns_in_units(model, layout, options):
         model = _in_units(model, layout.inputs, layout.targets[0])
     for output, target in zip(outputs, layout.targets, strict=True):
         _check(output, target, logits)
@@ -138,10 +141,14 @@ def _named(model: Any, inputs: tuple[Input, ...]) -> Any:
 
 
 def _run(model: Any, layout: Layout) -> list[Any]:
-    batch = layout.nothing(2)
-    tensors: Any = batch.inputs[0]
-    if len(batch.inputs) > 1:
-        tensors = {item.name: value for item, value in zip(layout.inputs, batch.inputs, strict=True)}
+    random = np.random.default_rng(0)
+    probes = [
+        np.zeros((_PROBES, *item.shape), np.int32) if item.is_ids else random.random((_PROBES, *item.shape), np.float32)
+        for item in layout.inputs
+    ]
+    tensors: Any = probes[0]
+    if len(probes) > 1:
+        tensors = {item.name: value for item, value in zip(layout.inputs, probes, strict=True)}
     try:
         return [np.asarray(value, np.float32) for value in _flat(model(tensors, training=False))]
     except (ValueError, TypeError) as error:
@@ -153,8 +160,8 @@ def _run(model: Any, layout: Layout) -> list[Any]:
 
 
 def _check(output: Any, target: Target, logits: bool) -> None:
-    binary = target.task == "classification" and target.outputs == 2 and output.shape == (2, 1)
-    if output.shape != (2, target.outputs) and not binary:
+    binary = target.task == "classification" and target.outputs == 2 and output.shape == (_PROBES, 1)
+    if output.shape != (_PROBES, target.outputs) and not binary:
         raise ConfigError(
             f"the model's output has shape {output.shape[1:]} per row, {target.task} needs ({target.outputs},)",
             hint="the model function is called with (input_shape, outputs, task): use `outputs` for the last layer",
@@ -170,6 +177,14 @@ def _check(output: Any, target: Target, logits: bool) -> None:
         )
 
 
+def _learns_in_units(model: Any, layout: Layout, options: TrainingOptions) -> bool:
+    """Whether the net may learn a standardised label: one number, a loss of differences, and no activation that bounds it."""
+    target = layout.targets[0]
+    activation = getattr(model.layers[-1], "activation", None) if model.layers else None
+    linear = activation is None or getattr(activation, "__name__", "") == "linear"
+    return linear and len(layout.targets) == 1 and _is_location(options.loss[0] if options.loss else "mse", target)
+
+
 def _in_units(model: Any, inputs: tuple[Input, ...], target: Target) -> Any:
     import keras
 
@@ -179,26 +194,37 @@ def _in_units(model: Any, inputs: tuple[Input, ...], target: Target) -> Any:
     return keras.Model(symbols if len(symbols) > 1 else symbols[0], scaled)
 
 
-def _losses(targets: Sequence[Target], options: TrainingOptions, units: list[int]) -> list[Any]:
+def _by_output(loss: Any, model: Any, outputs: int) -> list[Any]:
+    """Return an author's losses in the order of the model's outputs."""
+    if isinstance(loss, dict):
+        return [loss.get(name) for name in model.output_names]
+    return list(loss) if isinstance(loss, list | tuple) else [loss] * outputs
+
+
+def _name(value: Any) -> str:
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _losses(targets: Sequence[Target], options: TrainingOptions, units: list[int], logits: bool) -> list[Any]:
     names = options.loss or (None,) * len(targets)
     if len(names) != len(targets):
         raise ConfigError(f"there are {len(names)} losses for {len(targets)} label columns: name one for each, in their order")
     return [
-        _default_loss(target, options, unit) if name is None else name
+        _default_loss(target, options, unit, logits) if name is None else name
         for name, target, unit in zip(names, targets, units, strict=True)
     ]
 
 
-def _default_loss(target: Target, options: TrainingOptions, units: int) -> Any:
+def _default_loss(target: Target, options: TrainingOptions, units: int, logits: bool) -> Any:
     import keras
 
     if target.task != "classification":
         return "mean_squared_error"
     if units == 1:
-        return keras.losses.BinaryCrossentropy(label_smoothing=options.label_smoothing)
+        return keras.losses.BinaryCrossentropy(from_logits=logits, label_smoothing=options.label_smoothing)
     if options.label_smoothing:
-        return keras.losses.CategoricalCrossentropy(label_smoothing=options.label_smoothing)
-    return "sparse_categorical_crossentropy"
+        return keras.losses.CategoricalCrossentropy(from_logits=logits, label_smoothing=options.label_smoothing)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
 
 
 def _metrics(target: Target, options: TrainingOptions) -> list[Any]:

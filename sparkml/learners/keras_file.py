@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tempfile
@@ -32,6 +33,15 @@ def dump(model: keras.Model, *, compiled: bool = False) -> bytes:
                 return file.read()
     finally:
         model.compiled = was
+
+
+def mark(body: bytes) -> str:
+    """Return a hash of the model and its weights; the file itself also holds the time at which it was saved."""
+    total = hashlib.sha256()
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        for name in sorted(set(archive.namelist()) - {"metadata.json"}):
+            total.update(name.encode() + b"\0" + archive.read(name))
+    return total.hexdigest()
 
 
 def check(body: bytes, where: str, allow: Collection[str] = ()) -> None:

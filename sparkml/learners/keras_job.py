@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 from sparkml.launch.worker import Worker
 from sparkml.learners import keras_file, loop
+from sparkml.learners.callbacks import described
 from sparkml.learners.feed import Layout, Rows, Shards
 from sparkml.learners.keras import KerasLearner
 from sparkml.learners.resume import Keeper
@@ -64,6 +64,7 @@ def train_rows(worker: Worker, job: KerasJob, rows: Rows, validation: Rows | Non
     keras.utils.clear_session()  # layer names count from the start, or a checkpoint's fingerprint would never match
     keras.utils.set_random_seed(job.seed)
     tf.config.experimental.enable_op_determinism()
+    callbacks = described(job.callbacks)  # as they were given: they keep their state in the same attributes
     strategy = job.options.strategy
     assert isinstance(strategy, Strategy)
     with _trace(job.timeline and worker.rank == 0) as trace, strategy.connected(worker, trace):
@@ -76,23 +77,24 @@ def train_rows(worker: Worker, job: KerasJob, rows: Rows, validation: Rows | Non
             callbacks=job.callbacks,
             class_weights=job.class_weights,
         )
-        keeper = Keeper(job.store, job.checkpoint, _mark(job, learner), job.options)
+        keeper = Keeper(job.store, job.checkpoint, _mark(job, learner, callbacks), job.options)
         history = loop.train(worker, learner, loop.Data(rows, validation, job.layout), job.options, keeper)
     facts = {"parameters": learner.model.count_params(), "logits": learner.logits, "timeline": _text(trace)}
     return {**history, **facts}, learner
 
 
-def _mark(job: KerasJob, learner: KerasLearner) -> str:
+def _mark(job: KerasJob, learner: KerasLearner, callbacks: list[Any]) -> str:
     """Return the fingerprint that a checkpoint of this training carries."""
     return fingerprint(
         {
             "data": job.data_mark,
             "options": job.options.course(),
             "model": learner.model.get_config(),
-            "weights": hashlib.sha256(job.source.body).hexdigest() if job.source.body is not None else "",
+            "compiled": learner.author_s_settings,
+            "weights": keras_file.mark(job.source.body) if job.source.body is not None else "",
             "layout": repr(job.layout),
             "class_weights": job.class_weights,
-            "callbacks": [type(callback).__qualname__ for callback in job.callbacks],
+            "callbacks": callbacks,
             "seed": job.seed,
         }
     )
@@ -114,6 +116,8 @@ def _text(trace: str | None) -> str:
     with open(trace, encoding="utf-8") as file:
         text = file.read()
     os.remove(trace)
+    if not text.strip():  # one rank needs no collectives
+        return ""
     return text if text.rstrip().endswith("]") else text.rstrip().rstrip(",") + "\n]"  # Horovod leaves its list open
 
 

@@ -105,8 +105,11 @@ def train(worker: Worker, learner: Learner, data: Data, options: TrainingOptions
     learner.start(_steps(counts, options))
     learner.begin()
     progress = keeper.resume(worker, learner, options)
+    if keeper.resized:
+        keeper.begin_anew(_checkpoint(worker, learner, keeper, progress))
     while progress.epoch < options.epochs and not progress.stopped and not _patience_is_over(progress, options):
-        learner.begin_epoch(progress.epoch)
+        if progress.step == 0:
+            learner.begin_epoch(progress.epoch)
         clock = _Clock()
         steps = _train_epoch(worker, learner, data, options, keeper, progress, clock)
         found = _found(worker, learner)
@@ -138,10 +141,12 @@ def _train_epoch(
 ) -> int:
     """Take the epoch's steps, from where a checkpoint left off; return how many were taken here."""
     epoch, first = progress.epoch, progress.step
-    steps = _steps(data.train.counts(epoch), options)
+    counts = data.train.counts(epoch)
+    steps = _steps(counts, options)
     learner.take_wait()
     keeper.tick(progress)
-    batches = _timed(padded(data.train, data.layout, options.batch_size, steps, epoch=epoch, done=first), clock)
+    mine = counts[worker.rank]
+    batches = _timed(padded(data.train, data.layout, options.batch_size, steps, epoch=epoch, mine=mine, done=first), clock)
     due_report = time.monotonic() + _REPORT_SECONDS
     for number, batch in enumerate(batches, first):
         last = number + 1 == steps
@@ -195,7 +200,9 @@ def _found(worker: Worker, learner: Learner) -> dict[str, float]:
 
 def _validate(worker: Worker, learner: Learner, data: Data, rows: Rows, options: TrainingOptions) -> dict[str, float]:
     worker.note("validation", 0)
-    for number, batch in enumerate(padded(rows, data.layout, options.batch_size, _steps(rows.counts(0), options), epoch=0)):
+    counts = rows.counts(0)
+    batches = padded(rows, data.layout, options.batch_size, _steps(counts, options), epoch=0, mine=counts[worker.rank])
+    for number, batch in enumerate(batches):
         learner.evaluate(batch)
         worker.note("validation", number)
     return _found(worker, learner)

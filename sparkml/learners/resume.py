@@ -34,7 +34,8 @@ class Keeper:
         self._folder = None if store is None else CheckpointFolder(store, folder, fingerprint, options.keep_checkpoints)
         self._where = "" if store is None else store.url(folder)
         self._steps, self._minutes = options.checkpoint_steps, options.checkpoint_minutes
-        self._last = time.monotonic()
+        self.resized = False
+        self._last, self._last_step = time.monotonic(), 0
 
     @property
     def writes(self) -> bool:
@@ -46,7 +47,8 @@ class Keeper:
         return "" if self._folder is None else self._folder.failed
 
     def tick(self, progress: Progress) -> None:
-        """An epoch begins at `progress`."""
+        """An epoch begins, or goes on, at `progress`."""
+        self._last_step = progress.step
         if progress.step == 0:
             self._last = time.monotonic()
 
@@ -55,7 +57,7 @@ class Keeper:
         if worker.rank != 0 or self._folder is None:
             return False
         by_time = self._minutes is not None and time.monotonic() - self._last >= 60 * self._minutes
-        return by_time or (self._steps is not None and steps_done % self._steps == 0)
+        return by_time or (self._steps is not None and steps_done - self._last_step >= self._steps)
 
     def save(self, worker: Worker, checkpoint: Checkpoint | None, own: Arrays) -> None:
         """Write the checkpoint in the background, with what every rank keeps for itself. Every rank calls."""
@@ -64,6 +66,7 @@ class Keeper:
         ranks = agree.gathered_arrays(worker, own) if own else []
         self._last = time.monotonic()
         if checkpoint is not None:
+            self._last_step = checkpoint.step
             for rank, arrays in enumerate(ranks):
                 checkpoint.arrays.update({f"rank/{rank}/{name}": value for name, value in arrays.items()})
             self._folder.save(checkpoint)
@@ -98,7 +101,14 @@ class Keeper:
                 + (f"; rows of epoch {saved.epoch + 1} before the step are seen again" if saved.step else "")
             )
         progress.resumed = self._tell(worker, told)
+        self.resized = saved.size != worker.size and saved.step > 0
         return progress
+
+    def begin_anew(self, checkpoint: Checkpoint | None) -> None:
+        """Replace the checkpoints within an epoch that another number of ranks wrote: this one begins it again."""
+        if self._folder is not None and checkpoint is not None:
+            self._folder.save(checkpoint)
+            self._folder.drop_within(checkpoint.epoch)
 
     def _read(self, name: str) -> bytes:
         assert self._folder is not None
@@ -113,8 +123,10 @@ class Keeper:
             kind, _, rest = name.partition("/")
             kinds[kind if kind in ("best", "rank") else ""][rest if kind in ("best", "rank") else name] = value
         notes: dict[str, Any] = saved.notes
-        learner.restore(kinds[""], notes["learner"])
         same = saved.size == worker.size
+        if saved.step and same:
+            learner.begin_epoch(saved.epoch)  # what callbacks did then is part of the state that now comes
+        learner.restore(kinds[""], notes["learner"])
         if saved.step and same:
             own = f"{worker.rank}/"
             learner.restore_own({name.removeprefix(own): value for name, value in kinds["rank"].items() if name.startswith(own)})

@@ -60,23 +60,26 @@ class ShardSet:
         return sum(group.rows for group in self.groups)
 
     def assign(self, rank: int, size: int, seed: int | None = None, epoch: int = 0) -> list[RowGroup]:
-        """Return a rank's row groups: the largest first to the rank with the fewest rows, the same on every run.
+        """Return one rank's share of `deal`."""
+        return self.deal(size, seed, epoch)[rank]
+
+    def deal(self, size: int, seed: int | None = None, epoch: int = 0) -> list[list[RowGroup]]:
+        """Return every rank's row groups: the largest first to the rank with the fewest rows, the same on every run.
 
         Every group belongs to exactly one rank; with fewer groups than ranks some ranks get none. With a seed the groups are
-        dealt anew in every epoch, and every rank can compute what each of the others has.
+        dealt anew in every epoch.
         """
         groups = sorted(self.groups, key=lambda group: (-group.rows, group.path, group.index))
         if seed is not None:
             order = np.random.default_rng([seed, epoch]).permutation(len(groups))
             groups = sorted((groups[index] for index in order), key=lambda group: -group.rows)  # sorting is stable
         loads = [(0, other) for other in range(size)]
-        mine = []
+        shares: list[list[RowGroup]] = [[] for _ in range(size)]
         for group in groups:
             rows, target = heapq.heappop(loads)
             heapq.heappush(loads, (rows + group.rows, target))
-            if target == rank:
-                mine.append(group)
-        return sorted(mine, key=lambda group: (group.path, group.index))
+            shares[target].append(group)
+        return [sorted(share, key=lambda group: (group.path, group.index)) for share in shares]
 
 
 class ShardReader:

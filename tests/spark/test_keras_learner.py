@@ -114,6 +114,14 @@ def test_old_checkpoints_are_pruned(tmp_path: Path) -> None:
     assert [path.rpartition("/")[2] for path in checkpoints(store)] == ["e000003-s000000002.npz", "e000004-s000000000.npz"]
 
 
+def test_checkpoints_within_an_epoch_come_at_the_next_step_of_the_optimizer(tmp_path: Path) -> None:
+    """80 rows are ten micro-batches of 8; every fourth is a step of the optimizer, and every third was asked for."""
+    store = Store(str(tmp_path))
+    options: dict[str, Any] = {"batch_size": 8, "gradient_accumulation": 4, "checkpoint_steps": 3, "keep_checkpoints": 9}
+    run(a_job(store, epochs=1, **options), blobs(80))
+    assert [path.rpartition("s0")[2] for path in checkpoints(store)] == ["00000004.npz", "00000008.npz", "00000000.npz"]
+
+
 def test_patience_keeps_the_best_epoch() -> None:
     held_out = blobs(200, 2)
     history = run(a_job(epochs=200, patience=2, learning_rate=0.3, build=softmax_regression), blobs(12, 1), held_out)
@@ -165,6 +173,18 @@ def test_a_model_of_the_wrong_kind_is_refused(activation: str, units: int, messa
 
     with pytest.raises(ConfigError, match=message):
         run(a_job(build=build), blobs(20))
+
+
+def test_a_function_that_is_called_wrongly_or_makes_no_model_is_refused() -> None:
+    def two(shape: tuple[int, ...], outputs: int) -> Any: ...
+
+    def nothing() -> Any:
+        return "a net"
+
+    with pytest.raises(ConfigError, match=r"takes \(shape, outputs\); it must take nothing, or \(input_shape, outputs, task\)"):
+        run(a_job(build=two), blobs(20))
+    with pytest.raises(ConfigError, match=r"must return a keras\.Model, it returned str"):
+        run(a_job(build=nothing), blobs(20))
 
 
 def test_a_lambda_layer_is_refused_before_training_and_when_loading(tmp_path: Path) -> None:

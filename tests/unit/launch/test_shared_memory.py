@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparkml.errors import LaunchError
+from sparkml.errors import LaunchError, TrainingError
 from sparkml.launch import shared_memory
 from sparkml.launch.processes import ProcessGang
 from sparkml.launch.shared_memory import MAX_BYTES, meet
@@ -66,10 +66,16 @@ def test_one_rank_too_many_ranks_and_too_much_memory_have_none() -> None:
     assert ProcessGang().run(large, 2) == [b"True"] * 2
 
 
-def test_ranks_agree_when_one_of_them_gets_no_memory() -> None:
+@pytest.mark.parametrize("what", ["_reserved", "_mapped"])
+def test_ranks_agree_when_one_of_them_has_no_memory_or_does_not_see_the_others(what: str) -> None:
     def fn(worker: Worker) -> bytes:
+        def refuse(*arguments: object) -> object:
+            if what == "_mapped":
+                raise FileNotFoundError
+            return False
+
         if worker.rank == 1:
-            shared_memory._reserved = lambda path, size: False
+            setattr(shared_memory, what, refuse)
         return str(meet(worker, 10) is None).encode()
 
     assert ProcessGang().run(fn, 2) == [b"True"] * 2
@@ -86,4 +92,23 @@ def test_a_killed_rank_leaves_nothing_and_ends_the_others() -> None:
         return b""
 
     with pytest.raises(LaunchError, match=r"rank 1 on \S+ was killed by signal 9"):
+        ProcessGang().run(fn, 2)
+
+
+def test_a_rank_that_fails_is_to_blame_though_the_others_notice_first() -> None:
+    def fn(worker: Worker) -> bytes:
+        host = meet(worker, 10)
+        assert host is not None
+        host.sum(np.ones(10, np.float32))
+        if worker.rank == 1:
+            host.close()
+            worker.log("closed")
+            time.sleep(0.5)
+            raise ValueError("the cause")
+        time.sleep(0.1)
+        for _ in range(2):
+            host.sum(np.ones(10, np.float32))
+        return b""
+
+    with pytest.raises(TrainingError, match=r"rank 1 on \S+ failed: ValueError: the cause"):
         ProcessGang().run(fn, 2)
