@@ -108,7 +108,7 @@ def test_ids_and_sparse_vectors_are_stored_compact(spark: SparkSession, tmp_path
         (2, [1, 5, 9, 2, 6], Vectors.sparse(5, [], []), 7, [2.5, 3.0]),
     ]
     ids, numbers = ArrayType(IntegerType()), ArrayType(DoubleType())
-    schema = StructType().add("id", "long").add("ids", ids).add("v", VectorUDT()).add("c", "int").add("t", numbers)
+    schema = StructType().add("id", "long").add("ids", ids).add("v", VectorUDT()).add("c", "integer").add("t", numbers)
     df = spark.createDataFrame(rows, schema).coalesce(1)
     store = Store(str(tmp_path))
     specs = describe(df, df.columns, longest=4)
