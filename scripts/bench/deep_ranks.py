@@ -1,8 +1,10 @@
 """What the rows of deep.py train: a lane is a gang that lives through all rounds and trains one epoch whenever it is its turn.
 
-Between its turns a lane's processes are stopped (SIGSTOP): Horovod's background thread looks for work 2,000 times a second and
-would slow down the side whose turn it is. A turn lasts from the word to begin until every rank asks for its next epoch: steps,
-metrics, what ranks tell each other and checkpoints are in it; tracing is in the first turn, which is not measured.
+Between its turns a lane of several ranks is stopped (SIGSTOP): Horovod's background thread looks for work all the time and would
+slow down the side whose turn it is. A single process is left alone, it only waits; and Keras's own ``fit``, stopped for seconds,
+takes up to twice as long for its next epoch, all of it idle. A turn lasts from the word to begin until every rank asks for its
+next epoch: steps, metrics, what ranks tell each other and checkpoints are in it; tracing is in the first turn, which is not
+measured.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Turns:
 
 
 class Lane:
-    """A gang of `size` ranks on `cores`, stopped from its start on except during `turn`."""
+    """A gang of `size` ranks on `cores`; several are stopped from their start on except during `turn`."""
 
     def __init__(self, work: Work, size: int, cores: set[int]) -> None:
         self._failures: list[BaseException] = []
@@ -115,7 +117,7 @@ class Lane:
         self._signal(signal.SIGSTOP)
 
     def _signal(self, number: int) -> None:
-        for pid in self._pids:
+        for pid in self._pids if len(self._pids) > 1 else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 

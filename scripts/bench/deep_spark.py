@@ -5,7 +5,8 @@
 - ``transform``: `KerasModel.transform` of a cached DataFrame to the noop sink on two cores against ``model.predict`` on arrays
   with two threads, and against a Python UDF that calls the model row by row.
 - ``memory``: the driver's peak (measured as driver_memory.py does) and the ranks' at two sizes of shards, one ten times the
-  other. At full size the ranks' shuffle buffers are full with both, so that a rank's peak may hardly differ.
+  other. At full size the ranks' shuffle buffers are full with both, so that a rank's peak may hardly differ. Both train for as
+  many steps: in the first 2,000 or so a rank's peak grows by some 50 MB, whatever the data, while the heap finds its size.
 
 Run as a script, it is the driver that ``memory`` measures.
 """
@@ -150,7 +151,8 @@ def memory(bench: Bench, folder: str) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             _write_wide(f"{place}/raw", rows)
             with _RankPeak() as ranks:
-                peak = measure([sys.executable, __file__, place], Path(place, "gc.log"))
+                epochs = 2 * max(sizes) // rows
+                peak = measure([sys.executable, __file__, place, str(epochs)], Path(place, "gc.log"))
         found.append((peak, ranks.mb))
         sides = f"{peak.python:>11.0f}{peak.jvm:>9.0f}{peak.heap:>14.0f}{peak.needed:>11.0f}{ranks.mb:>9.0f}"
         print(f"{rows * WIDTH * 4 / 1e6:>12,.0f}{peak.seconds:>9.1f}{sides}", flush=True)
@@ -227,7 +229,7 @@ def _session(folder: str, master: str = f"local[{RANKS}]", **conf: str) -> Any:
     return session(master, app_name="sparkml-bench", conf={"spark.driver.memory": "3g", **quiet, **conf}, jvm_log=log)
 
 
-def _fit_wide(folder: str) -> None:
+def _fit_wide(folder: str, epochs: int) -> None:
     from sparkml.estimators.keras import KerasRegressor
 
     java = f"-Xms{HEAP_MB}m -XX:+AlwaysPreTouch -Xlog:gc:file={folder}/gc.log"
@@ -238,7 +240,7 @@ def _fit_wide(folder: str) -> None:
     KerasRegressor(
         model=net,
         numProc=RANKS,
-        epochs=2,
+        epochs=epochs,
         batchSize=1024,
         shuffleBytes=SHUFFLE_BYTES,
         checkpointDir=f"{folder}/fit",
@@ -248,4 +250,4 @@ def _fit_wide(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    _fit_wide(sys.argv[1])
+    _fit_wide(sys.argv[1], int(sys.argv[2]))

@@ -131,6 +131,7 @@ class KerasEstimator(
                 stall_timeout=where.stall_timeout,
                 cpus_per_rank=where.cpus_per_rank,
                 gpus_per_rank=where.gpus_per_rank,
+                env=where.rank_env,
             )
 
             def told(restart: Restart) -> None:
@@ -234,8 +235,13 @@ class KerasEstimator(
         return _Writer(self)
 
     @classmethod
-    def read(cls) -> MLReader[Any]:
+    def read(cls) -> _Reader:
         return _Reader(cls)
+
+    @classmethod
+    def load(cls, path: str, allow: Sequence[str] = ()) -> Any:
+        """Load a saved estimator. `allow` names layers that its model may hold; whom to trust is never saved."""
+        return cls.read().allow(*allow).load(path)
 
 
 @accessible
@@ -281,6 +287,12 @@ class _Reader(MLReader[KerasEstimator]):
     def __init__(self, kind: type[KerasEstimator]) -> None:
         super().__init__()
         self._kind = kind
+        self._allow: tuple[str, ...] = ()
+
+    def allow(self, *names: str) -> _Reader:
+        """Trust these layers, though they can run their author's code (``"Lambda"``, ``"my_package.MyLayer"``)."""
+        self._allow = names
+        return self
 
     def load(self, path: str) -> KerasEstimator:
         """Raise `ConfigError` when the folder holds something else, `StorageError` when its model could run code."""
@@ -289,7 +301,7 @@ class _Reader(MLReader[KerasEstimator]):
         if metadata["class"] != wanted:
             raise ConfigError(f"{path} holds a {metadata['class']}, not a {wanted}")
         model = f"{path}/{_FILE}" if metadata["model"] == _FILE else metadata["model"]
-        estimator = self._kind(model=model)
+        estimator = self._kind(model=model, allow=self._allow)
         estimator._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(estimator, metadata)
         return estimator

@@ -194,7 +194,7 @@ class _Forward:
         columns: list[Column],
         inputs: list[Input],
         targets: tuple[Target, ...],
-        logits: bool,
+        logits: list[bool],
         allow: tuple[str, ...],
     ) -> None:
         self._body, self._columns, self._inputs, self._targets = body, columns, inputs, targets
@@ -241,11 +241,13 @@ class _Forward:
         return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * width, flat.ravel())
 
     def _side_by_side(self, made: Any) -> np.ndarray[Any, Any]:
-        outputs = list(made.values()) if isinstance(made, dict) else made if isinstance(made, list | tuple) else [made]
+        if isinstance(made, dict):
+            made = [made[name] for name in sorted(made)]  # in the order in which training took them
+        outputs = made if isinstance(made, list | tuple) else [made]
         parts = []
-        for output, target in zip(outputs, self._targets, strict=True):
+        for output, target, logits in zip(outputs, self._targets, self._logits, strict=True):
             values = np.asarray(output, np.float64)
-            parts.append(_probabilities(values, self._logits) if target.task == "classification" else values)
+            parts.append(_probabilities(values, logits) if target.task == "classification" else values)
         return np.concatenate(parts, axis=1)
 
 

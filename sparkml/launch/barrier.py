@@ -7,7 +7,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,13 @@ log = logging.getLogger(__name__)
 
 _EXECUTORS_SECONDS = 60.0  # executors of a fresh application may still be on their way
 _RECOVER_SECONDS = 20.0  # how long a gang that may start smaller waits for the slots that it would rather have
+_ENCRYPTION = (
+    "spark.network.crypto.enabled",
+    "spark.authenticate.enableSaslEncryption",
+    "spark.ssl.rpc.enabled",
+    "spark.ssl.enabled",
+)
+_IN_THE_CLEAR = "spark.sparkml.ranksInTheClear"
 # Two barrier stages that each hold some of the slots wait for each other without end. pyspark has one application per process.
 _one_gang = threading.Lock()
 
@@ -62,8 +69,9 @@ class BarrierGang(Gang):
         start_timeout: float = 300.0,
         cpus_per_rank: int | None = None,
         gpus_per_rank: int = 0,
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(log_dir=log_dir, on_report=on_report, pin=pin, stall_timeout=stall_timeout)
+        super().__init__(log_dir=log_dir, on_report=on_report, pin=pin, stall_timeout=stall_timeout, env=env)
         self._spark, self._start_timeout, self._cpus = spark, start_timeout, cpus_per_rank
         self._profile = task_profile(spark, cpus_per_rank, gpus_per_rank)
 
@@ -83,7 +91,7 @@ class BarrierGang(Gang):
         hub = Hub(size, self.log_dir, self.on_report, self.stall_timeout)
         server = ChannelServer(hub, host if local else str(conf.get("spark.driver.bindAddress", host)))
         driver, code = (host, server.port), cloudpickle.dumps(fn)
-        call = Call(code, size, self.pin, self._cpus, self.stall_timeout, installed(), driver, server.token)
+        call = Call(code, size, self.pin, self._cpus, self.stall_timeout, self.env, installed(), driver, server.token)
         try:
             return self._collect(call, hub, server)
         finally:
@@ -207,7 +215,7 @@ def slots(spark: SparkSession, profile: ResourceProfile | None = None) -> int:
 
 
 def preflight(spark: SparkSession, size: int, profile: ResourceProfile | None = None) -> None:
-    """Raise `LaunchError` if a gang of `size` ranks cannot run here: too few slots, or dynamic allocation."""
+    """Raise `LaunchError` if a gang of `size` ranks cannot run here: too few slots, dynamic allocation, encryption."""
     context = spark.sparkContext
     if size < 1:
         raise LaunchError(f"a gang needs at least one rank, {size} were asked for", hint="set num_proc to 1 or more")
@@ -216,6 +224,7 @@ def preflight(spark: SparkSession, size: int, profile: ResourceProfile | None = 
             "spark.dynamicAllocation.enabled is true: Spark refuses barrier stages with it",
             hint="run with --conf spark.dynamicAllocation.enabled=false and a fixed spark.executor.instances",
         )
+    _refuse_encryption(spark)
     found = _wait_for_slots(spark, size, _EXECUTORS_SECONDS, profile)
     if found < size:
         per_slot = f"cores / spark.task.cpus = {context.getConf().get('spark.task.cpus', '1')}"
@@ -225,6 +234,17 @@ def preflight(spark: SparkSession, size: int, profile: ResourceProfile | None = 
             f"{size} ranks need {size} slots at once, {context.master} has {found} ({per_slot})",
             hint=f"lower num_proc to {found}"
             + (f", or run with --master local[{size}]" if _one_machine(spark) else ", or give more executors or cores"),
+        )
+
+
+def _refuse_encryption(spark: SparkSession) -> None:
+    """Whoever has Spark encrypt its traffic must not find gradients and checkpoints of the same job in the clear, unasked."""
+    conf = spark.sparkContext.getConf()
+    wanted = [name for name in _ENCRYPTION if conf.get(name, "false") == "true"]
+    if wanted and not _one_machine(spark) and conf.get(_IN_THE_CLEAR, "false") != "true":
+        raise LaunchError(
+            f"{wanted[0]} is true, but Horovod's ring and the ranks' line to the driver do not encrypt",
+            hint=f"if the network is private, allow it with --conf {_IN_THE_CLEAR}=true",
         )
 
 

@@ -122,7 +122,7 @@ def main() -> None:
             traceback.print_exc()
             sys.stderr.flush()
         hint = error.hint if isinstance(error, SparkmlError) else None
-        text = error.message if isinstance(error, SparkmlError) else f"{type(error).__name__}: {error}"
+        text = error.message if isinstance(error, SparkmlError) else f"{type(error).__name__}: {error}".removesuffix(": ")
         worker.send({"op": "error", "type": type(error).__name__, "message": text, "hint": hint})
     else:
         worker.send({"op": "result"}, result)

@@ -8,7 +8,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from sparkml.errors import LaunchError
@@ -42,6 +42,8 @@ class Gang(ABC):
     stall_timeout
         Seconds after which a rank that gives no sign of life ends the gang, and so do ranks none of which gets on to another
         phase or step (`Worker.note`).
+    env
+        Environment variables for the ranks alone. They go before those of the executor and before our own (``OMP_NUM_THREADS``).
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Gang(ABC):
         on_report: Report | None = None,
         pin: bool = True,
         stall_timeout: float = STALL_SECONDS,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         if not stall_timeout >= LEAST_STALL_SECONDS:
             raise LaunchError(
@@ -58,6 +61,7 @@ class Gang(ABC):
                 hint=f"set stallTimeout to {LEAST_STALL_SECONDS:g} or more; inf never gives up",
             )
         self.log_dir, self.on_report, self.pin, self.stall_timeout = log_dir, on_report, pin, stall_timeout
+        self.env = dict(env or {})
 
     @abstractmethod
     def run(self, fn: Callable[[Worker], bytes], size: int) -> list[bytes]:

@@ -24,6 +24,9 @@ class GangOptions(Options):
         Cores per rank; by default ``spark.task.cpus``.
     gpus_per_rank
         GPUs per rank, by Spark's resource scheduling.
+    rank_env
+        Environment variables of the ranks beside those of the executors (``{NCCL_DEBUG: INFO}``). They are settings like others,
+        kept with the run: no place for secrets.
     timeline
         Keep Horovod's trace of all collectives beside the ranks' logs, as ``timeline.json``.
     shuffle_bytes
@@ -36,5 +39,6 @@ class GangOptions(Options):
     stall_timeout: float = Field(300.0, ge=5)
     cpus_per_rank: int | None = Field(None, ge=1)
     gpus_per_rank: int = Field(0, ge=0)
+    rank_env: dict[str, str] = Field({})
     timeline: bool = False
     shuffle_bytes: int = Field(256 << 20, ge=1 << 16)

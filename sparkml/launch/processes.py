@@ -32,7 +32,7 @@ class ProcessGang(Gang):
             place = Place(number, size, number, size, host, cores, share)
             hub.joined(number, host)
             with contextlib.suppress(RankAbortedError):
-                results[number] = run_rank(code, place, hub, self.stall_timeout)
+                results[number] = run_rank(code, place, hub, self.stall_timeout, self.env)
 
         threads = [threading.Thread(target=rank, args=(number,), daemon=True) for number in range(size)]
         try:

@@ -82,11 +82,6 @@ class HostSum:
             sock.close()
 
 
-def may_meet(worker: Worker) -> bool:
-    """Return whether `meet` is likely to succeed: few ranks, all on this host."""
-    return 2 <= worker.size <= MAX_RANKS and worker.local_size == worker.size and os.path.isdir(_FOLDER)
-
-
 def meet(worker: Worker, numbers: int) -> HostSum | None:
     """Set up sums of up to `numbers` float32 values; None on all ranks when they are on several hosts, too many, or lack memory.
 
@@ -94,8 +89,8 @@ def meet(worker: Worker, numbers: int) -> HostSum | None:
     however the ranks end.
     """
     size = 2 * 4 * numbers
-    fits = may_meet(worker) and size <= MAX_BYTES
-    if not _agreed(worker, fits):
+    near = 2 <= worker.size <= MAX_RANKS and worker.local_size == worker.size
+    if not _agreed(worker, near and size <= MAX_BYTES and os.path.isdir(_FOLDER)):
         return None
     folder = worker.all_gather(_private_folder().encode() if worker.rank == 0 else b"")[0].decode()
     if not folder:
@@ -104,21 +99,24 @@ def meet(worker: Worker, numbers: int) -> HostSum | None:
     maps: list[mmap.mmap] = []
     peers: list[socket.socket] = []
     try:
-        if not _agreed(worker, _offered(line, f"{folder}/{worker.rank}", size)):
-            line.close()
-            return None
-        try:
-            maps = [_mapped(f"{folder}/{rank}.data") for rank in range(worker.size)]
-            peers = [_connected(f"{folder}/{rank}.line") for rank in range(worker.size) if rank != worker.rank]
-        except OSError:  # one host name, but not one memory: containers
-            maps = []
-        if not _agreed(worker, bool(maps)):
-            line.close()
-            return None
+        met = _agreed(worker, _offered(line, f"{folder}/{worker.rank}", size))
+        if met:
+            try:
+                maps += (_mapped(f"{folder}/{rank}.data") for rank in range(worker.size))
+                peers += (_connected(f"{folder}/{rank}.line") for rank in range(worker.size) if rank != worker.rank)
+            except OSError:  # one host name, but not one memory: containers
+                met = False
+            met = _agreed(worker, met)
     finally:
         if worker.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
-    return HostSum(worker.rank, maps[worker.rank], maps, line, peers)
+    if met:
+        return HostSum(worker.rank, maps[worker.rank], maps, line, peers)
+    for sock in (line, *peers):
+        sock.close()
+    for held in maps:
+        held.close()
+    return None
 
 
 def _private_folder() -> str:

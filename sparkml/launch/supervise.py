@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
+from collections.abc import Mapping
 from typing import IO, Any
 
 from sparkml.launch import wire
@@ -40,7 +43,7 @@ def cores_of(local_rank: int, local_size: int, *, pin: bool, cpus: int | None = 
     return tuple(usable[local_rank * share : (local_rank + 1) * share]) if enough else (), max(1, share)
 
 
-def _environment(place: Place) -> dict[str, str]:
+def _environment(place: Place, scratch: str, own: Mapping[str, str]) -> dict[str, str]:
     threads = str(place.threads)
     environment = {
         **os.environ,
@@ -48,6 +51,7 @@ def _environment(place: Place) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves its stack in the rank's last lines
         "PYTHONHASHSEED": "0",
+        "TMPDIR": scratch,
         "OMP_NUM_THREADS": threads,
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": "2",  # one computes while one waits for a collective
@@ -56,13 +60,13 @@ def _environment(place: Place) -> dict[str, str]:
     }
     if place.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
-    return environment
+    return {**environment, **own}
 
 
 class _Child:
     """A running child process. `kill` may come from any thread."""
 
-    def __init__(self, code: bytes, place: Place) -> None:
+    def __init__(self, code: bytes, place: Place, env: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
         arguments = [sys.executable, "-m", "sparkml.launch.child", str(theirs.fileno()), json.dumps(dataclasses.asdict(place))]
         self.control = ours
@@ -71,13 +75,14 @@ class _Child:
         self.heard = 0.0  # by `clock`
         self.stalled: RankFailure | None = None
         self._sending = threading.Lock()
+        self._scratch = tempfile.mkdtemp(prefix="sparkml-rank-")  # a rank leaves without cleaning up behind its libraries
         self.process = subprocess.Popen(
             arguments,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
-            env=_environment(place),
+            env=_environment(place, self._scratch, env),
             start_new_session=True,  # a process group of its own: killed with whatever it started
         )
         theirs.close()
@@ -121,18 +126,19 @@ class _Child:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
         self.control.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
         return code
 
 
-def run_rank(code: bytes, place: Place, meeting: Meeting, stall_timeout: float) -> bytes:
-    """Run the pickled function `code` as one rank in a child process and return its result.
+def run_rank(code: bytes, place: Place, meeting: Meeting, stall_timeout: float, env: Mapping[str, str]) -> bytes:
+    """Run the pickled function `code` as one rank in a child process with `env` in its environment, and return its result.
 
     Raises
     ------
     RankAbortedError
         The rank failed (`meeting` has been told why) or was stopped because another one did.
     """
-    child = _Child(code, place)  # by the calling thread: PR_SET_PDEATHSIG follows the thread that starts the child
+    child = _Child(code, place, env)  # by the calling thread: PR_SET_PDEATHSIG follows the thread that starts the child
     meeting.on_abort(child.abort)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     assert child.process.stdout is not None

@@ -29,6 +29,8 @@ class Call:
     ----------
     cpus
         Cores of each rank; None: as many as Spark gave to the task if that is more than one, else an equal share of the host's.
+    env
+        The user's environment variables for the ranks.
     versions
         What the driver has installed.
     """
@@ -38,6 +40,7 @@ class Call:
     pin: bool
     cpus: int | None
     stall_timeout: float
+    env: dict[str, str]
     versions: dict[str, str]
     driver: tuple[str, int]
     token: str
@@ -64,7 +67,7 @@ def rank_task(batches: Iterator[pa.RecordBatch], call: Call) -> Iterator[pa.Reco
         cores, threads = cores_of(local_rank, local_size, pin=call.pin, cpus=cpus)
         gpus = context.resources().get("gpu")
         place = Place(rank, call.size, local_rank, local_size, host, cores, threads, tuple(gpus.addresses if gpus else ()))
-        yield _row(rank, run_rank(call.code, place, channel, call.stall_timeout))
+        yield _row(rank, run_rank(call.code, place, channel, call.stall_timeout, call.env))
     except RankAbortedError:
         if not channel.aborted.wait(END_SECONDS) or channel.driver_lost:
             raise

@@ -102,7 +102,8 @@ class CheckpointFolder:
         self._parent = folder
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sparkml-checkpoint")
         self._writing: Future[None] | None = None
-        self.failed = ""
+        self._written = False
+        self.failures: list[str] = []
 
     def names(self) -> list[str]:
         """Return the names of all checkpoints, newest first."""
@@ -143,7 +144,7 @@ class CheckpointFolder:
     def drop_within(self, epoch: int) -> None:
         """Remove the checkpoints in the middle of an epoch, once what was given to `save` is there."""
         self.wait()
-        if not self.failed:
+        if self._written:
             for name in self.names():
                 if name.startswith(f"e{epoch:06d}-") and not name.endswith("-s000000000.npz"):
                     self._store.remove(f"{self.path}/{name}")
@@ -159,12 +160,13 @@ class CheckpointFolder:
         self._writer.shutdown()
 
     def _write(self, checkpoint: Checkpoint) -> None:
+        self._written = False
         try:
             self._store.replace(f"{self.path}/{checkpoint.name}", checkpoint.encode())
             for name in self.names()[self._keep :]:
                 self._store.remove(f"{self.path}/{name}")
-            self.failed = ""
+            self._written = True
         except Exception as error:  # whatever a store raises: the training goes on
             reason = error.message if isinstance(error, SparkmlError) else f"{type(error).__name__}: {error}"
-            self.failed = f"the checkpoint {checkpoint.name} could not be written: {reason}"
-            print(self.failed, flush=True)  # into the rank's log
+            self.failures.append(f"the checkpoint {checkpoint.name} could not be written: {reason}")
+            print(self.failures[-1], flush=True)  # into the rank's log

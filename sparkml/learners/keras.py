@@ -124,7 +124,7 @@ class KerasLearner:
         with tf.control_dependencies([*_tensors(means), facts, computed]):
             self._waited.assign_add(_now() - computed)
         share = expected / tf.maximum(facts[0], 1.0)
-        self.optimizer.apply([_scaled(value, share) for value in means], self.model.trainable_variables)
+        self.optimizer.apply([_scaled(_once(value), share) for value in means], self.model.trainable_variables)
         return facts[1]
 
     def _hold_gradients(self, *tensors: Any) -> None:
@@ -235,18 +235,29 @@ class KerasLearner:
         self._callbacks.call("on_train_end")
 
     def average(self, rows: int) -> None:
-        """Average the statistics that each rank collected from its own batches (batch normalisation), weighted by its rows."""
+        """Average the statistics that each rank collected from its own batches (batch normalisation), weighted by its rows.
+
+        What is averaged is the distance to rank 0's: a weight that no step changes keeps its very bits.
+        """
         import tensorflow as tf
 
         kept = self._collected()
         if kept:
             share = tf.constant([float(rows)])
-            *sums, total = self.strategy.total([], [*(tf.cast(weight.value, tf.float32) * share[0] for weight in kept), share])
+            mine = [tf.identity(weight.value) for weight in kept]
+            self.strategy.broadcast(kept)
+            apart = [tf.cast(own - weight.value, tf.float32) * share[0] for own, weight in zip(mine, kept, strict=True)]
+            *sums, total = self.strategy.total([], [*apart, share])
             for weight, value in zip(kept, sums, strict=True):
-                weight.assign(value / total[0])
+                weight.assign_add(tf.cast(value / total[0], weight.dtype))
 
     def _collected(self) -> list[Any]:
-        return [weight for weight in self.model.non_trainable_variables if "float" in str(weight.dtype)]
+        """Return the weights that steps may change without a gradient; those of frozen layers, a whole backbone, are none."""
+        layers = self.model._flatten_layers()
+        frozen = {id(weight) for layer in layers if not layer.trainable for weight in layer.weights}
+        return [
+            weight for weight in self.model.non_trainable_weights if "float" in str(weight.dtype) and id(weight) not in frozen
+        ]
 
     def learning_rate(self) -> float:
         return float(np.asarray(self.optimizer.learning_rate))
@@ -296,8 +307,8 @@ class KerasLearner:
         return self._compiled.described
 
     @property
-    def logits(self) -> bool:
-        """Whether the model ends before its softmax or sigmoid, because its loss has it."""
+    def logits(self) -> list[bool]:
+        """For each output, whether the model ends there before its softmax or sigmoid, because its loss has it."""
         return self._compiled.logits
 
     def saved(self) -> keras.Model:
@@ -319,6 +330,17 @@ def _scaled(gradient: Any, factor: Any) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
     return gradient * factor
+
+
+def _once(gradient: Any) -> Any:
+    """Add up rows that stand several times in the gradient of an embedding: optimizers square row by row."""
+    import tensorflow as tf
+
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    rows, places = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
 
 def _tensors(gradients: Sequence[Any]) -> list[Any]:

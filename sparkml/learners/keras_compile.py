@@ -37,7 +37,7 @@ class Compiled:
     one_hot
         For each label, whether the loss wants it as one-hot vectors.
     logits
-        The model ends before its softmax or sigmoid, because its loss has it.
+        For each output, whether the model ends there before its softmax or sigmoid, because its loss has it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Compiled:
         layout: Layout,
         options: TrainingOptions,
         own: dict[str, Any] | None,
-        logits: bool,
+        logits: list[bool],
         units: list[int],
     ) -> None:
         self.model, self._layout, self._options, self._own, self.logits = model, layout, options, own, logits
@@ -119,11 +119,14 @@ def compiled(source: ModelSource, layout: Layout, options: TrainingOptions) -> C
             f"the model has {len(outputs)} outputs, there are {len(layout.targets)} label columns",
             hint="name one label column per output, in the model's order, in labelCols",
         )
-    logits = source.logits or (own is not None and _from_logits(own))
+    logits = list(source.logits) or [False] * len(outputs)
+    if own is not None:
+        losses = _by_output(own["loss"], model, len(outputs))
+        logits = [known or _has_logits(loss) for known, loss in zip(logits, losses, strict=True)]
     if own is None and not source.trained and _learns_in_units(model, layout, options):
         model = _in_units(model, layout.inputs, layout.targets[0])
-    for output, target in zip(outputs, layout.targets, strict=True):
-        _check(output, target, logits)
+    for output, target, before in zip(outputs, layout.targets, logits, strict=True):
+        _check(output, target, before)
     return Compiled(model, layout, options, own, logits, [output.shape[-1] for output in outputs])
 
 
@@ -197,7 +200,8 @@ def _in_units(model: Any, inputs: tuple[Input, ...], target: Target) -> Any:
 def _by_output(loss: Any, model: Any, outputs: int) -> list[Any]:
     """Return an author's losses in the order of the model's outputs."""
     if isinstance(loss, dict):
-        return [loss.get(name) for name in model.output_names]
+        made = getattr(model, "output", None)
+        return [loss.get(name) for name in (sorted(made) if isinstance(made, dict) else model.output_names)]
     return list(loss) if isinstance(loss, list | tuple) else [loss] * outputs
 
 
@@ -205,13 +209,13 @@ def _name(value: Any) -> str:
     return str(getattr(value, "__name__", type(value).__name__))
 
 
-def _losses(targets: Sequence[Target], options: TrainingOptions, units: list[int], logits: bool) -> list[Any]:
+def _losses(targets: Sequence[Target], options: TrainingOptions, units: list[int], logits: list[bool]) -> list[Any]:
     names = options.loss or (None,) * len(targets)
     if len(names) != len(targets):
         raise ConfigError(f"there are {len(names)} losses for {len(targets)} label columns: name one for each, in their order")
     return [
-        _default_loss(target, options, unit, logits) if name is None else name
-        for name, target, unit in zip(names, targets, units, strict=True)
+        _default_loss(target, options, unit, before) if name is None else name
+        for name, target, unit, before in zip(names, targets, units, logits, strict=True)
     ]
 
 
@@ -263,10 +267,6 @@ def _wants_one_hot(loss: Any) -> bool:
 
 def _is_location(loss: Any, target: Target) -> bool:
     return target.task == "regression" and isinstance(loss, str) and loss in _LOCATION and target.outputs == 1
-
-
-def _from_logits(own: dict[str, Any]) -> bool:
-    return any(_has_logits(loss) for loss in _flat(own["loss"]))
 
 
 def _has_logits(loss: Any) -> bool:

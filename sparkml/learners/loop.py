@@ -128,7 +128,7 @@ def train(worker: Worker, learner: Learner, data: Data, options: TrainingOptions
         "resumed": progress.resumed,
         "digest": _equal_everywhere(worker, learner),
         "ranks": [{"rank": rank, "rows": int(rows)} for rank, rows in enumerate(data.train.counts(max(0, progress.epoch - 1)))],
-        "checkpoints_failed": keeper.failed,
+        "checkpoints_failed": keeper.failures,
     }
 
 

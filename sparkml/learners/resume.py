@@ -42,9 +42,9 @@ class Keeper:
         return self._folder is not None
 
     @property
-    def failed(self) -> str:
-        """Why the last checkpoint could not be written; empty when it was."""
-        return "" if self._folder is None else self._folder.failed
+    def failures(self) -> list[str]:
+        """Which checkpoints could not be written, and why."""
+        return [] if self._folder is None else self._folder.failures
 
     def tick(self, progress: Progress) -> None:
         """An epoch begins, or goes on, at `progress`."""
@@ -97,7 +97,7 @@ class Keeper:
         told.append(f"went on after epoch {saved.epoch}" + (f", step {saved.step}" if saved.step else ""))
         if saved.size != worker.size:
             told[-1] += (
-                f", with {worker.size} ranks instead of {saved.size}: the weights will not be those of an uninterrupted run"
+                f", with {_ranks(worker.size)} instead of {saved.size}: the weights will not be those of an uninterrupted run"
                 + (f"; rows of epoch {saved.epoch + 1} before the step are seen again" if saved.step else "")
             )
         progress.resumed = self._tell(worker, told)
@@ -146,3 +146,7 @@ class Keeper:
         if text and worker.rank == 0:
             worker.log(text)
         return text
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank" + ("s" if count != 1 else "")

@@ -32,14 +32,14 @@ class ModelSource:
     allow
         Names of classes outside Keras's own layers, or of ``Lambda``, that the model may hold.
     logits
-        The file's model ends before its softmax or sigmoid.
+        For each output, whether the file's model ends there before its softmax or sigmoid; empty: nowhere.
     """
 
     net: Net | None = None
     function: Build | None = None
     body: bytes | None = None
     allow: tuple[str, ...] = ()
-    logits: bool = False
+    logits: tuple[bool, ...] = ()
 
     def make(self, inputs: tuple[Input, ...], targets: tuple[Target, ...]) -> keras.Model:
         """Return the model, compiled if its author compiled it. Raises `ConfigError` for what is no Keras model."""
@@ -95,7 +95,7 @@ def source_of(model: Any, allow: tuple[str, ...] = ()) -> ModelSource:
         return ModelSource(net=model)
     fitted = getattr(model, "body", None)  # a model that an estimator of ours has fitted
     if isinstance(fitted, bytes):
-        logits = bool(getattr(model, "signature", {}).get("logits"))
+        logits = tuple(getattr(model, "signature", {}).get("logits", ()))
         return ModelSource(body=fitted, allow=tuple({*allow, *getattr(model, "allow", ())}), logits=logits)
     if _is_keras_model(model):
         keras_file.check_savable(model, allow)

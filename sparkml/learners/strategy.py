@@ -28,4 +28,4 @@ class Strategy(Plugin):
 
     @abstractmethod
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Give every rank rank 0's values of these variables: all that is trained. Called once, before the first `total`."""
+        """Give every rank rank 0's values of these variables. The first call has all that is trained, before any `total`."""

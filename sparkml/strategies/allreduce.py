@@ -6,12 +6,15 @@ Sergeev & Del Balso, "Horovod: fast and easy distributed deep learning in Tensor
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from sparkml.config import Options
 from sparkml.launch.horovod import CYCLE_MS, horovod
-from sparkml.launch.shared_memory import HostSum, may_meet, meet
+from sparkml.launch.shared_memory import HostSum, meet
 from sparkml.launch.worker import Worker
 from sparkml.learners.strategy import Strategy
 
@@ -36,61 +39,77 @@ class AllreduceOptions(Options):
     same_host: Literal["memory", "horovod"] = "memory"
 
 
+@dataclass
+class _Line:
+    """This rank's connection to the others. The ring starts when it is known what memory can carry."""
+
+    worker: Worker
+    timeline: str | None
+    ring: ExitStack = field(default_factory=ExitStack)
+    host: HostSum | None = None
+    started: bool = False
+
+    def start(self, by_memory: bool, numbers: int) -> None:
+        self.host = meet(self.worker, numbers) if by_memory else None
+        self.ring.enter_context(horovod(self.worker, self.timeline, CYCLE_MS if self.host is None else _IDLE_CYCLE_MS))
+        self.started = True
+
+    def close(self) -> None:
+        self.ring.close()
+        if self.host is not None:
+            self.host.close()
+
+
 class Allreduce(Strategy):
     """Ring all-reduce by Horovod; through memory where that is shorter. A gang of one rank needs neither."""
 
     Options = AllreduceOptions
     requires = {"horovod": "deep"}
-    _worker: Worker | None = None
-    _host: HostSum | None = None
+    _line: _Line | None = None
 
     @contextmanager
     def connected(self, worker: Worker, timeline: str | None = None) -> Iterator[None]:
         if worker.size == 1:
             yield
             return
+        self._line = _Line(worker, timeline)
         try:
-            with horovod(worker, timeline, _IDLE_CYCLE_MS if self._by_memory and may_meet(worker) else CYCLE_MS):
-                self._worker = worker
-                yield
+            yield
         finally:
-            if self._host is not None:
-                self._host.close()
-            self._worker = self._host = None
+            self._line.close()
+            self._line = None
 
     def total(self, gradients: Sequence[Any], exact: Sequence[Any] = ()) -> list[Any]:
         import tensorflow as tf
 
-        if self._worker is None:
+        if self._line is None:
             return [*gradients, *exact]
         tensors = [*gradients, *exact]
         dense = [at for at, tensor in enumerate(tensors) if not isinstance(tensor, tf.IndexedSlices)]
-        found = dict(zip(dense, self._summed([tensors[at] for at in dense], len(tensors) - len(exact)), strict=True))
+        found = dict(zip(dense, self._summed(self._line, [tensors[at] for at in dense], len(tensors) - len(exact)), strict=True))
         return [found[at] if at in found else _gathered(tensor) for at, tensor in enumerate(tensors)]
 
-    def _summed(self, tensors: list[Any], gradients: int) -> list[Any]:
+    def _summed(self, line: _Line, tensors: list[Any], gradients: int) -> list[Any]:
         """Return the sums of dense tensors, of which the first `gradients` are gradients."""
         import tensorflow as tf
 
-        if self._host is not None and all(tensor.dtype == tf.float32 for tensor in tensors):
-            return _through_memory(self._host, tensors)
+        numbers = sum(int(tensor.shape.num_elements()) for tensor in tensors)
+        if line.host is not None and numbers <= line.host.capacity and all(tensor.dtype == tf.float32 for tensor in tensors):
+            return _through_memory(line.host, tensors)
         half = self.options.compression == "fp16"
         sent = [tf.cast(tensor, tf.float16) if half and at < gradients else tensor for at, tensor in enumerate(tensors)]
         return [tf.cast(value, tensor.dtype) for value, tensor in zip(_by_ring(sent), tensors, strict=True)]
 
-    @property
-    def _by_memory(self) -> bool:
-        return bool(self.options.same_host == "memory" and self.options.compression == "none")
-
     def broadcast(self, variables: Sequence[Any]) -> None:
-        if self._worker is None:
+        if self._line is None:
             return
+        if not self._line.started:
+            by_memory = self.options.same_host == "memory" and self.options.compression == "none"
+            gradients = sum(int(np.prod(variable.shape)) for variable in variables if variable.trainable)
+            self._line.start(by_memory, gradients + _SPARE)
         import horovod.tensorflow as hvd
 
-        values = [getattr(variable, "value", variable) for variable in variables]
-        hvd.broadcast_variables(values, root_rank=0)
-        if self._by_memory and self._host is None:
-            self._host = meet(self._worker, sum(int(value.shape.num_elements()) for value in values) + _SPARE)
+        hvd.broadcast_variables([getattr(variable, "value", variable) for variable in variables], root_rank=0)
 
 
 def _by_ring(tensors: list[Any]) -> list[Any]:
@@ -118,7 +137,7 @@ def _through_memory(host: HostSum, tensors: list[Any]) -> list[Any]:
 
 
 def _gathered(rows: Any) -> Any:
-    """Return the rows of all ranks: an optimizer adds up those that name the same row of the embedding."""
+    """Return the rows of all ranks, of which some may name the same row of the embedding."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 

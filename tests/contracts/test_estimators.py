@@ -264,6 +264,18 @@ def test_defaults_can_be_asked_for_and_given(kind: Kind) -> None:
             assert "by default" in param.doc, f"{param.name} has a default, getOrDefault does not know it: {param.doc!r}"
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.ours], indirect=True, ids=lambda kind: kind.name)
+def test_every_param_has_a_setter_and_a_getter(kind: Kind) -> None:
+    """Not so MLlib's: ``LinearRegression.setLoss`` raises, ``GBTClassifier`` has no ``setImpurity``."""
+    made = kind.make()
+    for param in made.params:
+        if made.isDefined(param):
+            value = made.getOrDefault(param)
+            upper = param.name[0].upper() + param.name[1:]
+            assert getattr(made, f"get{upper}")() == value
+            assert getattr(made, f"set{upper}")(value) is made
+
+
 def test_a_copy_is_independent_and_keeps_the_uid(kind: Kind) -> None:
     estimator = kind.make()
     before = given(estimator)

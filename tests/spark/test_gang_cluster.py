@@ -113,6 +113,23 @@ except KeyboardInterrupt:
     assert survivors(tmp_path) == []
 
 
+def test_a_cluster_that_encrypts_has_no_ranks_in_the_clear_unless_told(tmp_path: Path) -> None:
+    body = """
+try:
+    BarrierGang(spark).run(lambda worker: b"", 2)
+except LaunchError as error:
+    refused = [error.message, error.hint]
+spark.sparkContext._conf.set("spark.sparkml.ranksInTheClear", "true")
+found = BarrierGang(spark).run(lambda worker: b"".join(worker.all_gather(b"%d" % worker.rank)), 2)
+print(json.dumps({"refused": refused, "found": [block.decode() for block in found]}))
+"""
+    conf = {"spark.authenticate": "true", "spark.authenticate.secret": "s", "spark.network.crypto.enabled": "true"}
+    told = answer(start(tmp_path, body, "local-cluster[2,1,512]", **conf))
+    message, hint = told["refused"]
+    assert message.startswith("spark.network.crypto.enabled is true") and "spark.sparkml.ranksInTheClear=true" in hint
+    assert told["found"] == ["01", "01"]
+
+
 def test_an_executor_that_dies_ends_the_gang_or_restarts_it(tmp_path: Path) -> None:
     body = """
 def executor_of(pid):

@@ -171,6 +171,57 @@ def test_an_estimator_saved_and_loaded_fits_the_same_and_code_is_not_saved(point
         KerasRegressor(model=two_heads).write().save(str(tmp_path / "code"))
 
 
+def test_an_estimator_with_allowed_layers_is_loaded_by_those_who_allow_them(points: DataFrame, tmp_path: Path) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x), keras.layers.Dense(2, activation="softmax")])
+    KerasClassifier(model=model, allow=["Lambda"], epochs=3).write().save(str(tmp_path / "net"))
+    with pytest.raises(StorageError, match=r"holds keras\.layers\.Lambda"):
+        KerasClassifier.load(str(tmp_path / "net"))
+    assert KerasClassifier.load(str(tmp_path / "net"), allow=["Lambda"]).getEpochs() == 3
+
+
+def test_a_pipeline_hands_values_on_and_persists_before_it_is_fitted(points: DataFrame, tmp_path: Path) -> None:
+    net = KerasClassifier(model={"type": "mlp", "hidden": [4]}, numProc=1, epochs=1, batchSize=64, verbose=False)
+    Pipeline(stages=[net]).write().save(str(tmp_path / "p"))
+    loaded = Pipeline.load(str(tmp_path / "p"))
+    (stage,) = loaded.getStages()
+    assert stage.explainParams() == net.explainParams()
+    fitted = loaded.fit(points, {stage.epochs: 2, stage.predictionCol: "found"})
+    assert len(fitted.stages[0].history["epochs"]) == 2 and "found" in fitted.transform(points).columns
+    assert stage.getEpochs() == 1
+
+
+def test_ranks_are_as_many_as_slots_and_have_the_users_variables(points: DataFrame, tmp_path: Path) -> None:
+    import keras
+
+    class Tell(keras.callbacks.Callback):
+        def on_train_end(self, logs: Any = None) -> None:
+            (tmp_path / os.environ["WHERE"] / str(os.getpid())).touch()
+
+    (tmp_path / "here").mkdir()
+    net = KerasClassifier(model="mlp", epochs=1, callbacks=[Tell()], rankEnv={"WHERE": "here"}, verbose=False)
+    model = net.fit(points)
+    slots = points.sparkSession.sparkContext.defaultParallelism
+    assert len(model.history["ranks"]) == len(list((tmp_path / "here").iterdir())) == slots
+    assert "WHERE" not in os.environ
+
+
+def test_outputs_by_name_are_told_apart_in_transform_as_in_training(points: DataFrame) -> None:
+    def named() -> Any:  # the dictionary is in another order than its names
+        x = keras.Input((3,))
+        outputs = {"b": keras.layers.Dense(3, name="b")(x), "a": keras.layers.Dense(1, activation="sigmoid", name="a")(x)}
+        return keras.Model(x, outputs)
+
+    import keras
+
+    frame = points.withColumn("b", F.col("features"))
+    net = KerasRegressor(model=named, labelCols=["label", "b"], numProc=1, epochs=60, batchSize=32, verbose=False)
+    made = net.setParams(learningRate=0.05).fit(frame).transform(frame).select("features", "prediction", "prediction_b").collect()
+    assert all(0 <= row["prediction"] <= 1 for row in made)
+    assert np.abs(np.array([row["features"].toArray() - row["prediction_b"].toArray() for row in made])).mean() < 0.2
+
+
 def test_a_fit_starts_from_a_fitted_model(points: DataFrame, tmp_path: Path) -> None:
     first = KerasClassifier(model="mlp", numProc=1, epochs=8, batchSize=32, learningRate=0.02, verbose=False).fit(points)
     second = KerasClassifier(model=first, numProc=1, epochs=1, batchSize=32, learningRate=1e-9, verbose=False).fit(points)

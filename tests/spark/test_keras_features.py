@@ -176,9 +176,9 @@ def test_a_sigmoid_or_a_model_of_scores_will_do(table: Table) -> None:
     rows = Table(features=table.columns["numbers"], label=(table.columns["numbers"][:, 1] > 0).astype(float))
     two = Layout((Input("features", (3,)),), (Target("label", "classification", 2),))
     history, learner = run(replace(a_job(build=sigmoid, epochs=30), layout=two), rows)
-    assert history["epochs"][-1]["accuracy"] > 0.9 and not learner.logits
+    assert history["epochs"][-1]["accuracy"] > 0.9 and learner.logits == [False]
     history, learner = run(a_job(build=scores), blobs(60))
-    assert learner.logits and history["epochs"][-1]["loss"] < 1.3
+    assert learner.logits == [True] and history["epochs"][-1]["loss"] < 1.3
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch() -> None:

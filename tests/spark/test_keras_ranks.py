@@ -18,6 +18,7 @@ import pytest
 from sparkml.errors import LaunchError
 from sparkml.launch.processes import ProcessGang
 from sparkml.launch.worker import Worker
+from sparkml.learners import keras as learner
 from sparkml.learners.feed import Layout
 from sparkml.learners.inputs import Input, Target
 from sparkml.learners.keras_job import KerasJob, train_rows
@@ -33,6 +34,20 @@ def normalised(shape: tuple[int, ...], outputs: int, task: str) -> Any:
 
     layers = [keras.layers.BatchNormalization(), keras.layers.Dense(outputs, activation="softmax")]
     return keras.Sequential([keras.Input(shape), *layers])
+
+
+def half_frozen(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    """A frozen layer, frozen statistics, and a weight of a trainable layer that no step changes."""
+    import keras
+
+    values = keras.initializers.RandomUniform(seed=5)
+    frozen = [
+        keras.layers.Dense(5, kernel_initializer=values, bias_initializer=values, trainable=False),
+        keras.layers.BatchNormalization(moving_mean_initializer=values, trainable=False),
+    ]
+    scaled = keras.layers.Normalization()
+    scaled.adapt(np.random.default_rng(3).normal(size=(50, 5)))
+    return keras.Sequential([keras.Input(shape), *frozen, scaled, keras.layers.Dense(outputs, activation="softmax")])
 
 
 def in_order(rows: Memory, chosen: Any) -> Memory:
@@ -53,8 +68,9 @@ def mine(shares: list[Memory], worker: Worker) -> Memory:
 def run(cases: dict[str, Case], worker: Worker) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (job, shares, validation) in cases.items():
-        history, learner = train_rows(worker, job, mine(shares, worker), None if validation is None else mine(validation, worker))
-        found[name] = {**history, "weights": [weight.tolist() for weight in learner.weights().values()]}
+        history, net = train_rows(worker, job, mine(shares, worker), None if validation is None else mine(validation, worker))
+        kept = sum(part.startswith("kept/") for part in net.own_state())
+        found[name] = {**history, "kept": kept, "weights": [weight.tolist() for weight in net.weights().values()]}
     return found
 
 
@@ -80,14 +96,13 @@ def many_words(inputs: Any, outputs: int, task: str) -> Any:
 
 
 def words_case(size: int) -> Case:
-    """52 rows of word ids, dealt so that two ranks see the global batches of one; momentum would treat sparse rows otherwise."""
+    """52 rows of word ids, dealt so that two ranks see the global batches of one."""
     rng = np.random.default_rng(8)
     ids = rng.integers(0, 70_000, (52, 3)).astype(np.int32)
     ids[::3, 0] = 7  # a word that both ranks touch in one step
     rows = Memory(ids, rng.integers(0, 3, 52).astype(np.float64))
     layout = Layout((Input("features", (3,), "int32", 70_000),), (Target("label", "classification", 3),))
-    options: dict[str, Any] = {"optimizer": "sgd", "optimizer_options": {"momentum": 0.0}, "batch_size": 32 // size}
-    job = replace(a_job(build=many_words, **options), layout=layout)
+    job = replace(a_job(build=many_words, optimizer="adam", batch_size=32 // size), layout=layout)
     orders = [np.r_[0:16, 32:48], np.r_[16:32, 48:52]] if size == 2 else [slice(None)]
     return job, [in_order(rows, order) for order in orders], None
 
@@ -144,6 +159,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "accumulated": accumulated(),
         "ring": by_ring(),
         "compressed": compressed(),
+        "frozen": (a_job(build=half_frozen), [blobs(20, 1), blobs(9, 2)], None),
         "watched": watched(seen),
     }
 
@@ -181,10 +197,20 @@ def test_a_rank_without_rows_changes_nothing(ranks: list[dict[str, Any]]) -> Non
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_ranks_exchange_the_rows_of_a_large_embedding(ranks: list[dict[str, Any]]) -> None:
-    alone = run({"words": words_case(1)}, Alone())["words"]
-    for mine, theirs in zip(ranks[1]["words"]["weights"], alone["weights"], strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+def test_the_rows_of_a_large_embedding_are_learnt_as_its_whole_gradient_would_be(
+    ranks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner, "_SPARSE_ELEMENTS", 1 << 40)
+    dense = run({"words": words_case(1)}, Alone())["words"]
+    for mine, theirs in zip(ranks[1]["words"]["weights"], dense["weights"], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_frozen_keeps_its_very_bits(ranks: list[dict[str, Any]]) -> None:
+    found = ranks[0]["frozen"]["weights"]
+    for mine, theirs in zip(found[:-2], half_frozen((3,), 3, "").get_weights()[:-2], strict=True):
+        np.testing.assert_array_equal(np.asarray(mine, theirs.dtype), theirs)
+    assert ranks[0]["frozen"]["kept"] == 2  # mean and variance of the normalisation; of frozen layers nothing travels
 
 
 def test_accumulated_micro_batches_are_the_large_batch_on_ranks_too(ranks: list[dict[str, Any]]) -> None:
@@ -263,5 +289,5 @@ def test_another_number_of_ranks_goes_on_and_says_so(tmp_path: Path) -> None:
     job, shares, held_out = case
     rows = Memory(np.concatenate([share.x for share in shares]), np.concatenate([share.y for share in shares]))
     found = run({"whole": (job, [rows], held_out)}, Alone())["whole"]
-    assert found["resumed"].startswith("went on after epoch 2, with 1 ranks instead of 2: the weights will not be those")
+    assert found["resumed"].startswith("went on after epoch 2, with 1 rank instead of 2: the weights will not be those")
     assert len(found["epochs"]) == 5

@@ -38,9 +38,16 @@ def test_cores(
 def test_gpus_are_visible_only_if_spark_gave_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "mine")
     place = Place(0, 1, 0, 1, "here", (0, 1), 2)
-    assert _environment(place)["CUDA_VISIBLE_DEVICES"] == "mine"
-    assert _environment(place)["OMP_NUM_THREADS"] == _environment(place)["TF_NUM_INTRAOP_THREADS"] == "2"
-    assert _environment(Place(0, 1, 0, 1, "here", gpus=("2", "3")))["CUDA_VISIBLE_DEVICES"] == "2,3"
+    found = _environment(place, "/scratch", {})
+    assert found["CUDA_VISIBLE_DEVICES"] == "mine" and found["TMPDIR"] == "/scratch"
+    assert found["OMP_NUM_THREADS"] == found["TF_NUM_INTRAOP_THREADS"] == "2"
+    assert _environment(Place(0, 1, 0, 1, "here", gpus=("2", "3")), "", {})["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_variables_of_the_user_go_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    found = _environment(Place(0, 1, 0, 1, "here"), "", {"NCCL_DEBUG": "INFO", "OMP_NUM_THREADS": "3"})
+    assert (found["NCCL_DEBUG"], found["OMP_NUM_THREADS"]) == ("INFO", "3")
 
 
 def test_versions_come_without_imports() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,33 @@ def test_results_come_in_rank_order_and_ranks_agree() -> None:
 
     results = [json.loads(result) for result in ProcessGang().run(fn, 3)]
     assert results == [[rank, 3, rank, ["", "1", "22"]] for rank in range(3)]
+
+
+def test_ranks_have_variables_and_a_folder_for_temporary_files_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+
+    def fn(worker: Worker) -> bytes:
+        with tempfile.NamedTemporaryFile(delete=False) as left:
+            pass
+        answer = json.dumps([os.environ["NCCL_DEBUG"], left.name]).encode()
+        worker.barrier()
+        return answer
+
+    found = [json.loads(result) for result in ProcessGang(env={"NCCL_DEBUG": "INFO"}).run(fn, 2)]
+    assert [level for level, _ in found] == ["INFO", "INFO"] and os.environ["NCCL_DEBUG"] == "WARN"
+    folders = {Path(name).parent for _, name in found}
+    assert len(folders) == 2 and not any(folder.exists() for folder in folders)
+
+
+def test_a_killed_rank_leaves_no_temporary_files(tmp_path: Path) -> None:
+    def fn(worker: Worker) -> bytes:
+        (tmp_path / "where").write_text(tempfile.mkdtemp())
+        os.kill(os.getpid(), signal.SIGKILL)
+        return b""
+
+    with pytest.raises(LaunchError):
+        ProcessGang().run(fn, 1)
+    assert not Path((tmp_path / "where").read_text()).parent.exists()
 
 
 def test_megabytes_travel_both_ways() -> None:

@@ -4,6 +4,8 @@ import io
 import json
 import pickle
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 
 from sparkml.errors import StorageError
 from sparkml.learners import keras_file
-from sparkml.learners.checkpoint import Checkpoint
+from sparkml.learners.checkpoint import Checkpoint, CheckpointFolder
+from sparkml.storage import Store
 
 
 def a_checkpoint() -> Checkpoint:
@@ -46,6 +49,24 @@ def test_an_altered_checkpoint_is_refused() -> None:
 class Trap:
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("something was unpickled",))
+
+
+def test_every_checkpoint_that_could_not_be_written_is_told(tmp_path: Path) -> None:
+    folder = CheckpointFolder(Store(str(tmp_path)), "checkpoints", "mark", keep=3)
+    where = tmp_path / folder.path
+    where.parent.mkdir(parents=True)
+    where.write_text("a file where the folder should be")
+    for epoch in (1, 2):
+        folder.save(replace(a_checkpoint(), epoch=epoch))
+        folder.wait()
+    where.unlink()
+    folder.save(replace(a_checkpoint(), epoch=3))
+    folder.close()
+    assert [told.partition(" could not")[0] for told in folder.failures] == [
+        "the checkpoint e000001-s000000005.npz",
+        "the checkpoint e000002-s000000005.npz",
+    ]
+    assert folder.names() == ["e000003-s000000005.npz"]
 
 
 def test_nothing_is_unpickled() -> None:
