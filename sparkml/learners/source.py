@@ -49,7 +49,11 @@ class ModelSource:
         if self.net is not None:
             if len(targets) > 1:
                 raise ConfigError("a net of the zoo has one output", hint="give a function or a .keras file for several labels")
-            model: Any = self.net.build(inputs, first.outputs, first.task)
+            try:
+                model: Any = self.net.build(inputs, first.outputs, first.task)
+            except ValueError as error:  # Keras names inputs and layers in one space, and some characters are its own
+                names = ", ".join(item.name for item in inputs)
+                raise ConfigError(f"the net cannot be made of columns {names}: {error}", hint="give them other names") from None
         elif self.function is not None:
             model = _called(self.function, inputs, first)
         else:

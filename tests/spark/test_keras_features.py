@@ -351,6 +351,14 @@ def test_every_net_of_the_zoo_learns_and_is_saved(net: Any, inputs: tuple[Input,
         assert np.isfinite(np.asarray(loaded(unseen if len(inputs) > 1 else unseen[inputs[0].name]))).all()
 
 
+@pytest.mark.parametrize("name", ["concatenate", "a/b"])
+def test_column_names_that_keras_cannot_have_are_told(name: str) -> None:
+    inputs = (Input(name, (4,)), Input("kind", (), "int32", 5))
+    with pytest.raises(ConfigError, match=f"cannot be made of columns {name}, kind: ") as caught:
+        source_of("mlp").make(inputs, (Target("label", "classification", 2),))
+    assert caught.value.hint == "give them other names"
+
+
 def test_a_net_that_cannot_take_the_columns_says_what_it_takes() -> None:
     ids = replace(LAYOUT, inputs=(Input("words", (4,), "int32", 9),))
     with pytest.raises(ConfigError, match=r"the resnet takes images .* the features are words int32\(4,\)"):
