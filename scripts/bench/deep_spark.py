@@ -1,14 +1,14 @@
 """The rows of deep.py that need Spark: how soon a fit takes its first step, scoring, and memory.
 
-- ``submit``: from the call of ``fit`` to the first step, in a session that has done a fit, with shards that are there, against
-  the start of a bare SparkSession and the import of TensorFlow and Horovod in a fresh process.
+- ``submit``: a fresh process that starts a session and fits, to its first step, with shards that are there, against a fresh
+  process that starts a bare SparkSession and imports TensorFlow and Horovod. Beside them a ``fit`` in a session that is there.
 - ``transform``: `KerasModel.transform` of a cached DataFrame to the noop sink on two cores against ``model.predict`` on arrays
   with two threads, and against a Python UDF that calls the model row by row.
 - ``memory``: the driver's peak (measured as driver_memory.py does) and the ranks' at two sizes of shards, one ten times the
   other. At full size the ranks' shuffle buffers are full with both, so that a rank's peak may hardly differ. Both train for as
   many steps: in the first 2,000 or so a rank's peak grows by some 50 MB, whatever the data, while the heap finds its size.
 
-Run as a script, it is the driver that ``memory`` measures.
+Run as a script, it is the driver that ``submit`` and ``memory`` measure.
 """
 
 from __future__ import annotations
@@ -54,29 +54,41 @@ def submit(bench: Bench, folder: str) -> None:
     rows = BATCH * RANKS * (10 if bench.quick else 50)
     _write_images(f"{folder}/raw", rows)
     spark = _session(folder)
-    frame = spark.read.parquet(f"{folder}/raw")
     seeds = itertools.count()  # each its own training: a finished one would not be done again
 
-    def fit() -> float:
-        seed, first = next(seeds), Path(folder, "first")
+    def warm() -> float:
         began = time.monotonic()
-        _classifier(callbacks=[_first_step(str(first))], seed=seed, checkpointDir=f"{folder}/fit").fit(frame)
-        return float(first.read_text()) - began
+        return _fit_images(spark, folder, next(seeds)) - began
 
-    bare, ready = bench.compare({"bare session and imports, fresh process": _bare, "fit to its first step": fit}).values()
+    sides = {
+        "bare session and imports": lambda: _fresh(["-c", BARE]),
+        "session and fit, to its first step": lambda: _fresh([__file__, "submit", folder, str(next(seeds))]),
+        "fit in a session that is there, likewise": warm,
+    }
+    bare, fresh, ready = bench.compare(sides).values()
     spark.stop()
     bench.add("deep: bare session, TensorFlow, Horovod", bare.wall_median, "s")
-    bench.add("deep: fit to the first step, warm", ready.wall_median, "s")
-    bench.add("deep: fit to the first step - bare", ready.wall_median - bare.wall_median, "s", at_most=3)
+    bench.add("deep: submit to the first step", fresh.wall_median, "s")
+    bench.add("deep: submit to the first step - bare", fresh.wall_median - bare.wall_median, "s", at_most=3)
+    bench.add("deep: fit to the first step, warm session", ready.wall_median, "s")
 
 
-def _bare() -> float:
+def _fresh(arguments: list[str]) -> float:
+    """Run Python and return the seconds until the moment that it prints."""
     adopt_orphans()
     before, began = set(psutil.Process().children()), time.monotonic()
-    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
     for orphan in set(psutil.Process().children()) - before:  # its JVM outlives it by some tenths of a second
         orphan.wait()
     return float(done.stdout.split()[-1]) - began
+
+
+def _fit_images(spark: Any, folder: str, seed: int) -> float:
+    """Fit, and return when the first step was done."""
+    first = Path(folder, f"first-{seed}")
+    frame = spark.read.parquet(f"{folder}/raw")
+    _classifier(callbacks=[_first_step(str(first))], seed=seed, checkpointDir=f"{folder}/fit").fit(frame)
+    return float(first.read_text())
 
 
 def _first_step(path: str) -> Any:
@@ -152,7 +164,7 @@ def memory(bench: Bench, folder: str) -> None:
             _write_wide(f"{place}/raw", rows)
             with _RankPeak() as ranks:
                 epochs = 2 * max(sizes) // rows
-                peak = measure([sys.executable, __file__, place, str(epochs)], Path(place, "gc.log"))
+                peak = measure([sys.executable, __file__, "memory", place, str(epochs)], Path(place, "gc.log"))
         found.append((peak, ranks.mb))
         sides = f"{peak.python:>11.0f}{peak.jvm:>9.0f}{peak.heap:>14.0f}{peak.needed:>11.0f}{ranks.mb:>9.0f}"
         print(f"{rows * WIDTH * 4 / 1e6:>12,.0f}{peak.seconds:>9.1f}{sides}", flush=True)
@@ -250,4 +262,8 @@ def _fit_wide(folder: str, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    _fit_wide(sys.argv[1], int(sys.argv[2]))
+    what, place, number = sys.argv[1:]
+    if what == "memory":
+        _fit_wide(place, int(number))
+    else:
+        print(_fit_images(_session(place), place, int(number)), flush=True)

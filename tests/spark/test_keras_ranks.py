@@ -154,6 +154,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "uneven": uneven(),
         "idle": (a_job(build=softmax_regression), [in_order(blobs(40), slice(None)), blobs(0)], None),
         "normalised": (a_job(build=normalised), [blobs(40, 1), blobs(9, 2)], [blobs(8, 3), blobs(0)]),
+        "statistics": (a_job(build=normalised, epochs=1, batch_size=64), [blobs(40, 1), blobs(9, 2)], None),
         "whole": long_case(Store(str(tmp_path_factory.mktemp("whole")))),
         "words": words_case(2),
         "accumulated": accumulated(),
@@ -204,6 +205,14 @@ def test_the_rows_of_a_large_embedding_are_learnt_as_its_whole_gradient_would_be
     dense = run({"words": words_case(1)}, Alone())["words"]
     for mine, theirs in zip(ranks[1]["words"]["weights"], dense["weights"], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_statistics_are_averaged_by_rows(ranks: list[dict[str, Any]]) -> None:
+    batches = [blobs(count, seed).x[np.arange(64) % count] for count, seed in ((40, 1), (9, 2))]  # filled up with own rows
+    means, variances = ((40 * of(batches[0]) + 9 * of(batches[1])) / 49 for of in (lambda x: x.mean(0), lambda x: x.var(0)))
+    _, _, found, spread, *_ = ranks[1]["statistics"]["weights"]
+    np.testing.assert_allclose(found, 0.01 * means, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(spread, 0.99 + 0.01 * variances, rtol=1e-5)
 
 
 def test_what_is_frozen_keeps_its_very_bits(ranks: list[dict[str, Any]]) -> None:

@@ -17,7 +17,9 @@ from sparkml.launch.processes import ProcessGang
 from sparkml.launch.shared_memory import MAX_BYTES, meet
 from sparkml.launch.worker import Worker
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="sums through memory need /dev/shm (Linux; mount a tmpfs there)")
+pytestmark = pytest.mark.skipif(
+    not os.path.isdir("/dev/shm"), reason="sums through memory need /dev/shm (Linux; mount a tmpfs there)"
+)
 
 
 @pytest.fixture(autouse=True)
