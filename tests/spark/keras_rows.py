@@ -44,6 +44,13 @@ class Memory:
             yield {"features": self.x[chosen], "label": self.y[chosen], **extra}
 
 
+class Unread(Memory):
+    """Rows that must not be read."""
+
+    def batches(self, batch_size: int, *, epoch: int, skip: int = 0) -> Iterator[dict[str, Any]]:
+        raise AssertionError(f"rows of epoch {epoch} are read")
+
+
 def blobs(rows: int, seed: int = 0) -> Memory:
     """Three classes around three corners of the unit cube."""
     rng = np.random.default_rng(seed)
@@ -70,6 +77,22 @@ def softmax_regression(shape: tuple[int, ...], outputs: int, task: str) -> Any:
     import keras
 
     return keras.Sequential([keras.Input(shape), keras.layers.Dense(outputs, activation="softmax")])
+
+
+def plain_fit(build: Any, x: Any, y: Any, batch_size: int, epochs: int = 1, **settings: Any) -> list[np.ndarray[Any, Any]]:
+    """Train by Keras's own loop from the same initial weights."""
+    import keras
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(5)
+    model = build()
+    model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, **settings)
+    return model.get_weights()  # type: ignore[no-any-return]
+
+
+def assert_same(found: Any, wanted: list[np.ndarray[Any, Any]]) -> None:
+    for mine, theirs in zip(found.weights().values(), wanted, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-4, atol=2e-5)
 
 
 class Alone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,45 @@ def test_one_rank_learns_from_sparse_vectors_and_ids(points: DataFrame) -> None:
     again = [row[0].toArray() for row in model.transform(dense).select("probability").limit(20).collect()]
     np.testing.assert_allclose(first, again, atol=1e-6)
     assert isinstance(points.first()["sparse"], SparseVector)  # type: ignore[index]
+
+
+def test_class_weights_of_several_labels_are_refused_and_row_weights_named(points: DataFrame) -> None:
+    net = KerasClassifier(model="mlp", labelCols=["label", "other"], classWeight="balanced", numProc=1, verbose=False)
+    with pytest.raises(ConfigError, match="classWeight is for one label") as caught:
+        net.fit(points.withColumn("other", F.col("label")))
+    assert caught.value.hint == "weigh rows by weightCol"
+
+
+def killed_once(marker: Path) -> Any:
+    """Return a callback that kills its rank at the third epoch, unless it did so before."""
+    import keras
+
+    class KilledOnce(keras.callbacks.Callback):  # type: ignore[misc]
+        def __init__(self, marker: str) -> None:
+            super().__init__()
+            self.marker = marker
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 2 and not os.path.exists(self.marker):
+                Path(self.marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return KilledOnce(str(marker))
+
+
+def test_a_fit_that_was_restarted_says_so_and_asked_for_again_does_nothing(points: DataFrame, tmp_path: Path) -> None:
+    def fit() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        reports: list[dict[str, Any]] = []
+        callbacks = [killed_once(tmp_path / "killed")]
+        net = KerasClassifier(model="mlp", callbacks=callbacks, numProc=1, epochs=3, batchSize=32, on_report=reports.append)
+        return net.setCheckpointDir(str(tmp_path / "ck")).fit(points).history, reports
+
+    (first, told), (again, silent) = fit(), fit()
+    assert [restart["attempt"] for restart in first["restarts"]] == [1]
+    assert "was killed by signal 9" in first["restarts"][0]["reason"] and any("restart" in report for report in told)
+    assert re.fullmatch("went on after epoch [12]", first["resumed"])  # the second's may not have been there yet
+    assert (again["restarts"], again["resumed"], again["digest"]) == ([], "went on after epoch 3", first["digest"])
+    assert again["epochs"] == first["epochs"] and not any("epoch" in report for report in silent)
 
 
 def two_heads() -> Any:

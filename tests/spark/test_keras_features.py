@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sparkml.learners.inputs import Input, Target
 from sparkml.learners.keras_job import KerasJob, train_rows
 from sparkml.learners.source import source_of
 from sparkml.storage import Store
-from tests.spark.keras_rows import LAYOUT, Alone, a_job, blobs, softmax_regression
+from tests.spark.keras_rows import LAYOUT, Alone, a_job, assert_same, blobs, plain_fit, softmax_regression
 
 
 class Table:
@@ -36,22 +37,6 @@ class Table:
 
 def run(job: KerasJob, rows: Any, validation: Any = None) -> tuple[dict[str, Any], Any]:
     return train_rows(Alone(), job, rows, validation)
-
-
-def plain_fit(build: Any, x: Any, y: Any, batch_size: int, epochs: int = 1, **settings: Any) -> list[np.ndarray[Any, Any]]:
-    """Train by Keras's own loop from the same initial weights."""
-    import keras
-
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(5)
-    model = build()
-    model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, **settings)
-    return model.get_weights()  # type: ignore[no-any-return]
-
-
-def assert_same(found: Any, wanted: list[np.ndarray[Any, Any]]) -> None:
-    for mine, theirs in zip(found.weights().values(), wanted, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=2e-4, atol=2e-5)
 
 
 def two_in_two_out() -> Any:
@@ -140,6 +125,29 @@ def test_losses_of_one_hot_labels_get_them(table: Table, loss: str) -> None:
     layout = Layout((Input("numbers", (3,)),), (Target("kind", "classification", 3),))
     _, learner = run(replace(a_job(build=softmax_of(3, loss=loss), epochs=2), layout=layout), table)
     assert_same(learner, plain_fit(softmax_of(3, loss=loss), x, np.eye(3)[y], 16, 2))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [["categorical_crossentropy", "mae"], {"amount": "mae", "kind": "categorical_crossentropy"}],
+    ids=["in a list", "by name"],
+)
+def test_an_author_s_losses_of_several_outputs_are_keras_s(table: Table, loss: Any) -> None:
+    """The model's order is neither that of the dict nor the alphabet's; only the first loss wants one-hot labels."""
+
+    def build(loss: Any) -> Any:
+        import keras
+
+        x = keras.Input((3,), name="numbers")
+        outputs = [keras.layers.Dense(3, activation="softmax", name="kind")(x), keras.layers.Dense(1, name="amount")(x)]
+        model = keras.Model(x, outputs)
+        model.compile(keras.optimizers.SGD(0.1), loss=loss)
+        return model
+
+    layout = Layout((Input("numbers", (3,)),), (Target("kind", "classification", 3), Target("size", "regression", 1)))
+    _, learner = run(replace(a_job(build=partial(build, loss), epochs=2), layout=layout), table)
+    x, kind, size = (table.columns[name] for name in ("numbers", "kind", "size"))
+    assert_same(learner, plain_fit(partial(build, loss), x, [np.eye(3)[kind.astype(int)], size], 16, 2))
 
 
 def test_any_optimizer_loss_and_metric_by_name(table: Table) -> None:
@@ -292,6 +300,15 @@ def test_callbacks_remember_where_they_were(tmp_path: Path) -> None:
 def test_what_is_no_callback_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"must be keras\.callbacks\.Callback objects, one is a str"):
         run(replace(a_job(), callbacks=("early",)), blobs(20))
+
+
+def test_a_callback_that_restores_one_rank_alone_is_refused(tmp_path: Path) -> None:
+    import keras
+
+    job = replace(a_job(), callbacks=(keras.callbacks.BackupAndRestore(str(tmp_path)),))
+    with pytest.raises(ConfigError, match="BackupAndRestore restores one rank alone") as caught:
+        run(job, blobs(20))
+    assert "set checkpointDir" in str(caught.value.hint)
 
 
 def lambda_model(shape: tuple[int, ...], outputs: int, task: str) -> Any:

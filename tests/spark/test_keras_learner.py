@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sparkml.learners.keras_job import KerasJob, train_rows
 from sparkml.learners.zoo.cnn import Cnn
 from sparkml.learners.zoo.mlp import Mlp, MlpOptions
 from sparkml.storage import Store
-from tests.spark.keras_rows import Alone, Memory, a_job, blobs, softmax_regression
+from tests.spark.keras_rows import LAYOUT, Alone, Memory, Unread, a_job, assert_same, blobs, plain_fit, softmax_regression
 
 
 def run(job: KerasJob, rows: Memory, validation: Memory | None = None) -> dict[str, Any]:
@@ -154,6 +155,39 @@ def test_regression_learns_in_the_label_s_own_units() -> None:
     assert np.sqrt(np.mean((predicted - y) ** 2)) == pytest.approx(history["epochs"][-1]["val_rmse"], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("activation", "author_s", "asked", "in_keras"),
+    [
+        ("sigmoid", {}, None, {"loss": "mse", "loss_weights": [25.0]}),  # errors count in standard deviations, of 1/5
+        ("linear", {}, "poisson", {"loss": "poisson"}),
+        ("linear", {"loss": "poisson"}, None, {"loss": "poisson"}),
+        ("linear", {"loss": "mse"}, None, {"loss": "mse"}),
+    ],
+)
+def test_an_output_with_bounds_and_a_loss_of_ratios_are_in_the_label_s_own_units(
+    activation: str, author_s: dict[str, Any], asked: str | None, in_keras: dict[str, Any]
+) -> None:
+    def build(compiled: dict[str, Any]) -> Any:
+        import keras
+
+        layer = keras.layers.Dense(1, activation=activation, kernel_initializer="ones")
+        model = keras.Sequential([keras.Input((3,)), layer])
+        if compiled:
+            model.compile(keras.optimizers.SGD(0.05), **compiled)
+        return model
+
+    x, y = np.random.default_rng(3).uniform(0.1, 0.9, (48, 3)).astype(np.float32), np.linspace(0.1, 0.9, 48)
+    layout = replace(LAYOUT, targets=(Target("label", "regression", 1, 0.5, 0.2),))
+    job = a_job(build=partial(build, author_s), optimizer="sgd", optimizer_options={"momentum": 0.0}, loss=asked)
+    _, learner = train_rows(Alone(), replace(job, layout=layout), Memory(x, y, shuffled=False), None)
+    kernel, bias = wanted = plain_fit(partial(build, in_keras), x, y, 16, 3)
+    assert_same(learner, wanted)
+    by_hand = (x @ kernel + bias)[:, 0]
+    if activation == "sigmoid":
+        by_hand = 1 / (1 + np.exp(-by_hand))
+    np.testing.assert_allclose(np.asarray(learner.saved()(x))[:, 0], by_hand, rtol=1e-3)
+
+
 def test_a_loss_that_is_not_finite_ends_training() -> None:
     rows = blobs(20)
     rows.x[3, 1] = np.inf
@@ -173,6 +207,18 @@ def test_a_model_of_the_wrong_kind_is_refused(activation: str, units: int, messa
 
     with pytest.raises(ConfigError, match=message):
         run(a_job(build=build), blobs(20))
+
+
+def test_probabilities_for_zeros_alone_are_refused_before_a_row_is_read() -> None:
+    def build(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+        import keras
+
+        third = keras.initializers.Constant(1 / 3)  # zeros give (1/3, 1/3, 1/3); every x more by the sum of x
+        layer = keras.layers.Dense(outputs, kernel_initializer="ones", bias_initializer=third)
+        return keras.Sequential([keras.Input(shape), layer])
+
+    with pytest.raises(ConfigError, match="does not sum to one"):
+        run(a_job(build=build), Unread(**vars(blobs(20))))
 
 
 def test_a_function_that_is_called_wrongly_or_makes_no_model_is_refused() -> None:
