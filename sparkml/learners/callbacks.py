@@ -10,6 +10,7 @@ import numpy as np
 
 from sparkml.errors import ConfigError
 from sparkml.learners.checkpoint import Arrays
+from sparkml.lineage.fingerprint import function_fingerprint
 
 # they write files or to the terminal: once is enough
 _FIRST_RANK = frozenset({"TensorBoard", "ModelCheckpoint", "CSVLogger", "BackupAndRestore", "RemoteMonitor", "ProgbarLogger"})
@@ -78,15 +79,15 @@ class Callbacks:
 
 
 def described(callbacks: Sequence[Any]) -> list[Any]:
-    """Return what distinguishes callbacks that were not used yet: class and settings, of those that may change the course."""
-    return [
-        [
-            type(callback).__qualname__,
-            {name: value for name, value in getattr(callback, "__dict__", {}).items() if _is_plain(value)},
-        ]
-        for callback in callbacks
-        if not _writes_only(callback)
-    ]
+    """Return what distinguishes callbacks that were not used yet, of those that may change the course."""
+    found = []
+    for callback in callbacks:
+        own = getattr(callback, "__dict__", {})
+        functions = {name: function_fingerprint(value) for name, value in own.items() if hasattr(value, "__code__")}
+        settings = {name: value for name, value in own.items() if _is_plain(value)}
+        if not _writes_only(callback):
+            found.append([type(callback).__qualname__, {**settings, **functions}])
+    return found
 
 
 def _writes_only(callback: Any) -> bool:

@@ -163,7 +163,8 @@ class CheckpointFolder:
         self._written = False
         try:
             self._store.replace(f"{self.path}/{checkpoint.name}", checkpoint.encode())
-            for name in self.names()[self._keep :]:
+            older = [name for name in self.names() if name < checkpoint.name]  # later ones are of a longer training
+            for name in older[self._keep - 1 :]:
                 self._store.remove(f"{self.path}/{name}")
             self._written = True
         except Exception as error:  # whatever a store raises: the training goes on

@@ -15,6 +15,7 @@ from sparkml.learners.inputs import Input, Target
 from sparkml.learners.net import tensor
 from sparkml.learners.source import ModelSource
 from sparkml.learners.training import TrainingOptions
+from sparkml.lineage.fingerprint import function_fingerprint
 
 if TYPE_CHECKING:
     import keras
@@ -50,7 +51,7 @@ class Compiled:
         units: list[int],
     ) -> None:
         self.model, self._layout, self._options, self._own, self.logits = model, layout, options, own, logits
-        self.described = "" if own is None else json.dumps(model.get_compile_config(), sort_keys=True, default=_name)
+        self.described = "" if own is None else json.dumps([model.get_compile_config(), _functions(own)], default=_name)
         self._losses = [] if own is not None else _losses(layout.targets, options, units, logits)
         wanted = self._losses if own is None else _by_output(own["loss"], model, len(layout.targets))
         self.one_hot = [_wants_one_hot(loss) for loss in wanted]
@@ -123,7 +124,7 @@ def compiled(source: ModelSource, layout: Layout, options: TrainingOptions) -> C
     if own is not None:
         losses = _by_output(own["loss"], model, len(outputs))
         logits = [known or _has_logits(loss) for known, loss in zip(logits, losses, strict=True)]
-    if own is None and not source.trained and _learns_in_units(model, layout, options):
+    if own is None and not source.trained and _learns_in_units(source, model, layout, options):
         model = _in_units(model, layout.inputs, layout.targets[0])
     for output, target, before in zip(outputs, layout.targets, logits, strict=True):
         _check(output, target, before)
@@ -180,12 +181,23 @@ def _check(output: Any, target: Target, logits: bool) -> None:
         )
 
 
-def _learns_in_units(model: Any, layout: Layout, options: TrainingOptions) -> bool:
-    """Whether the net may learn a standardised label: one number, a loss of differences, and no activation that bounds it."""
-    target = layout.targets[0]
-    activation = getattr(model.layers[-1], "activation", None) if model.layers else None
-    linear = activation is None or getattr(activation, "__name__", "") == "linear"
-    return linear and len(layout.targets) == 1 and _is_location(options.loss[0] if options.loss else "mse", target)
+def _learns_in_units(source: ModelSource, model: Any, layout: Layout, options: TrainingOptions) -> bool:
+    """Whether the net may learn a standardised label: one number, a loss of differences, and nothing that bounds its output."""
+    location = _is_location(options.loss[0] if options.loss else "mse", layout.targets[0])
+    return len(layout.targets) == 1 and location and (source.net is not None or _ends_linear(model))
+
+
+def _ends_linear(model: Any) -> bool:
+    """Whether the model's last operation is known to be a dense layer without an activation."""
+    import keras
+
+    made = getattr(model, "outputs", None)
+    if not made:
+        return False
+    last = made[0]._keras_history.operation
+    if isinstance(last, keras.Model):
+        return _ends_linear(last)
+    return isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear
 
 
 def _in_units(model: Any, inputs: tuple[Input, ...], target: Target) -> Any:
@@ -203,6 +215,14 @@ def _by_output(loss: Any, model: Any, outputs: int) -> list[Any]:
         made = getattr(model, "output", None)
         return [loss.get(name) for name in (sorted(made) if isinstance(made, dict) else model.output_names)]
     return list(loss) if isinstance(loss, list | tuple) else [loss] * outputs
+
+
+def _functions(value: Any) -> list[str]:
+    """Return the fingerprints of an author's own functions (Keras writes down their names alone)."""
+    if isinstance(value, dict | list | tuple):
+        items = value.values() if isinstance(value, dict) else value
+        return [found for item in items for found in _functions(item)]
+    return [function_fingerprint(value)] if hasattr(value, "__code__") else []
 
 
 def _name(value: Any) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from types import CodeType
 from typing import Any
 
 
@@ -14,6 +16,35 @@ def fingerprint(value: Any) -> str:
     """Return 16 hex digits of the SHA-256 of a JSON-serialisable value. Key order counts: a CSV's columns are such a mapping."""
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def function_fingerprint(function: Callable[..., Any]) -> str:
+    """Return the hash of a function's name, byte code, constants, defaults and the plain values and functions in its closure.
+
+    It is the same wherever Python's minor version is. What the function reads from its module is not in it, nor are objects.
+    """
+    return fingerprint(_described(function, set()))
+
+
+def _described(value: Any, seen: set[int]) -> Any:
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), value.co_names, [_described(constant, seen) for constant in value.co_consts]]
+    if isinstance(value, partial):
+        return [_described(part, seen) for part in (value.func, value.args, value.keywords)]
+    if isinstance(value, bool | int | float | complex | str | bytes | None):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return [_described(item, seen) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(repr(item) for item in value)
+    if isinstance(value, dict):
+        return [[repr(key), _described(item, seen)] for key, item in value.items()]
+    code = getattr(value, "__code__", None)
+    if code is None or id(value) in seen:
+        return type(value).__qualname__
+    seen.add(id(value))
+    closure = [_described(cell.cell_contents, seen) for cell in value.__closure__ or ()]
+    return [value.__name__, _described(code, seen), _described(value.__defaults__, seen), closure]
 
 
 @cache

@@ -150,6 +150,22 @@ def test_an_author_s_losses_of_several_outputs_are_keras_s(table: Table, loss: A
     assert_same(learner, plain_fit(partial(build, loss), x, [np.eye(3)[kind.astype(int)], size], 16, 2))
 
 
+def test_an_author_s_losses_of_named_outputs_are_keras_s(table: Table) -> None:
+    def build() -> Any:
+        import keras
+
+        x = keras.Input((3,), name="numbers")
+        kind, size = keras.layers.Dense(3, activation="softmax", name="one")(x), keras.layers.Dense(1, name="two")(x)
+        model = keras.Model(x, {"z": kind, "a": size})
+        model.compile(keras.optimizers.SGD(0.1), loss={"z": "categorical_crossentropy", "a": "mae"})
+        return model
+
+    layout = Layout((Input("numbers", (3,)),), (Target("size", "regression", 1), Target("kind", "classification", 3)))
+    _, learner = run(replace(a_job(build=build, epochs=2), layout=layout), table)
+    x, kind, size = (table.columns[name] for name in ("numbers", "kind", "size"))
+    assert_same(learner, plain_fit(build, x, {"z": np.eye(3)[kind.astype(int)], "a": size}, 16, 2))
+
+
 def test_any_optimizer_loss_and_metric_by_name(table: Table) -> None:
     layout = Layout((Input("numbers", (3,)),), (Target("size", "regression", 1, 2.0, 3.0),))
     options: dict[str, Any] = {"optimizer": "adagrad", "loss": "huber", "metrics": ["mae", "r2_score"], "epochs": 40}
@@ -370,6 +386,9 @@ def test_every_net_of_the_zoo_learns_and_is_saved(net: Any, inputs: tuple[Input,
 
 @pytest.mark.parametrize("name", ["concatenate", "a/b"])
 def test_column_names_that_keras_cannot_have_are_told(name: str) -> None:
+    import keras
+
+    keras.utils.clear_session()  # as before every training
     inputs = (Input(name, (4,)), Input("kind", (), "int32", 5))
     with pytest.raises(ConfigError, match=f"cannot be made of columns {name}, kind: ") as caught:
         source_of("mlp").make(inputs, (Target("label", "classification", 2),))

@@ -188,6 +188,34 @@ def test_an_output_with_bounds_and_a_loss_of_ratios_are_in_the_label_s_own_units
     np.testing.assert_allclose(np.asarray(learner.saved()(x))[:, 0], by_hand, rtol=1e-3)
 
 
+def relu_layer() -> Any:
+    import keras
+
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones"), keras.layers.ReLU()])
+
+
+def sigmoid_op() -> Any:
+    import keras
+
+    x = keras.Input((3,))
+    return keras.Model(x, keras.ops.sigmoid(keras.layers.Dense(1)(x)))
+
+
+def nested() -> Any:
+    import keras
+
+    head = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, activation="sigmoid")])
+    return keras.Sequential([keras.Input((3,)), head])
+
+
+@pytest.mark.parametrize("build", [relu_layer, sigmoid_op, nested])
+def test_a_bounded_output_is_not_rescaled(build: Any) -> None:
+    layout = replace(LAYOUT, targets=(Target("label", "regression", 1, 0.5, 0.2),))
+    x, y = np.random.default_rng(3).uniform(0.1, 0.9, (48, 3)).astype(np.float32), np.linspace(0.1, 0.9, 48)
+    _, learner = train_rows(Alone(), replace(a_job(build=build, epochs=1), layout=layout), Memory(x, y), None)
+    assert "Rescaling" not in {type(layer).__name__ for layer in learner.model.layers}
+
+
 def test_a_loss_that_is_not_finite_ends_training() -> None:
     rows = blobs(20)
     rows.x[3, 1] = np.inf

@@ -154,7 +154,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "uneven": uneven(),
         "idle": (a_job(build=softmax_regression), [in_order(blobs(40), slice(None)), blobs(0)], None),
         "normalised": (a_job(build=normalised), [blobs(40, 1), blobs(9, 2)], [blobs(8, 3), blobs(0)]),
-        "statistics": (a_job(build=normalised, epochs=1, batch_size=64), [blobs(40, 1), blobs(9, 2)], None),
+        "statistics": (
+            a_job(build=normalised, epochs=1, batch_size=64),
+            [in_order(blobs(*each), slice(None)) for each in ((40, 1), (9, 2))],
+            None,
+        ),
         "whole": long_case(Store(str(tmp_path_factory.mktemp("whole")))),
         "words": words_case(2),
         "accumulated": accumulated(),

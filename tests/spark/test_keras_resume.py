@@ -141,7 +141,7 @@ def test_another_number_of_ranks_begins_its_epoch_anew_and_a_second_kill_goes_on
     assert again["resumed"] == "went on after epoch 1" and len(again["epochs"]) == 3
     of_two_ranks(undisturbed)
     found = run(a_job(undisturbed, epochs=3, **WITHIN), blobs(80))
-    assert found["resumed"].startswith("went on after epoch 1, step 2, with 1 ranks instead of 2")
+    assert found["resumed"].startswith("went on after epoch 1, step 2, with 1 rank instead of 2")
     assert found["digest"] == again["digest"]
 
 
@@ -173,3 +173,78 @@ def test_a_finished_training_asked_for_again_reads_no_row_and_is_the_same(tmp_pa
     again = run(job(), Unread(**vars(rows)), Unread(**vars(held_out)))
     assert again["resumed"] == f"went on after epoch {len(first['epochs'])}"
     assert (again["digest"], again["epochs"], again["best_epoch"]) == (first["digest"], first["epochs"], first["best_epoch"])
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_begin_anew_keeps_its_own_checkpoint(tmp_path: Path, keep: int) -> None:
+    """`_write` prunes by name: the one just written is older by name than those within the epoch, so it goes first."""
+    store = Store(str(tmp_path))
+    options: dict[str, Any] = {"epochs": 3, "checkpoint_steps": 2}
+    run(a_job(store, keep_checkpoints=99, **options), blobs(80))
+    left = (at(1, 4),) if keep == 1 else (at(1, 2), at(1, 4))
+    keep_only(store, *left)
+    for path in [path for path in store.files("checkpoints") if path.endswith(".npz")]:
+        path = f"checkpoints/{path}"
+        store.replace(path, replace(Checkpoint.decode(store.read(path)), size=2).encode())
+    with pytest.raises(AssertionError, match="rows of epoch 1"):
+        run(a_job(store, keep_checkpoints=keep, **options), Unread(**vars(blobs(80))))
+    assert names(store) == [at(1)]
+
+
+def test_fewer_epochs_asked_for_keep_their_own_checkpoints(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    run(a_job(store, epochs=5), blobs(20))  # keeps 4 and 5
+    run(a_job(store, epochs=3), blobs(20))  # nothing usable: trained from the start
+    again = run(a_job(store, epochs=3), blobs(20))
+    assert again["resumed"].endswith("went on after epoch 3")
+
+
+def test_another_schedule_is_another_callback(tmp_path: Path) -> None:
+    import keras
+
+    store = Store(str(tmp_path))
+
+    def resumed(rate: float) -> str:
+        callback = keras.callbacks.LearningRateScheduler(lambda epoch, now: rate)
+        return str(run(replace(a_job(store, softmax_regression, epochs=1), callbacks=(callback,)), blobs(20))["resumed"])
+
+    resumed(0.1)
+    assert not resumed(0.001).startswith("went on")
+
+
+def test_another_loss_function_of_the_same_name_is_another_training(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+
+    def build(power: int) -> Any:
+        def made() -> Any:
+            import keras
+
+            def own(y: Any, p: Any) -> Any:
+                return keras.losses.sparse_categorical_crossentropy(y, p) ** power
+
+            model = softmax_regression((3,), 3, "classification")
+            model.compile(keras.optimizers.SGD(0.1), own)
+            return model
+
+        return made
+
+    run(a_job(store, build(1), epochs=1), blobs(20))
+    assert not run(a_job(store, build(2), epochs=1), blobs(20))["resumed"].startswith("went on")
+
+
+def test_a_callable_rate_is_told_apart(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+
+    def build(rate: float) -> Any:
+        def made() -> Any:
+            import keras
+
+            model = softmax_regression((3,), 3, "classification")
+            schedule = keras.optimizers.schedules.ExponentialDecay(rate, 10, 0.9)
+            model.compile(keras.optimizers.SGD(schedule), keras.losses.SparseCategoricalCrossentropy())
+            return model
+
+        return made
+
+    run(a_job(store, build(0.1), epochs=1), blobs(20))
+    assert not run(a_job(store, build(0.2), epochs=1), blobs(20))["resumed"].startswith("went on")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparkml.errors import ConfigError, StorageError
-from sparkml.lineage.fingerprint import code_fingerprint, fingerprint
+from sparkml.lineage.fingerprint import code_fingerprint, fingerprint, function_fingerprint
 from sparkml.lineage.openlineage import save_events
 from sparkml.lineage.records import InputRef, StageRecord, all_runs, load_run, restart_run, save_run, start_run
 from sparkml.storage import Store
@@ -23,6 +27,34 @@ def test_a_fingerprint_sees_every_value_and_the_order() -> None:
 def test_the_code_fingerprint_is_of_the_named_rooms() -> None:
     assert code_fingerprint("storage", "registry") == code_fingerprint("registry", "storage")
     assert code_fingerprint("storage") != code_fingerprint("registry")
+
+
+def test_the_fingerprint_of_a_function_sees_what_it_computes() -> None:
+    def power(base: float, by: float = 2) -> float:
+        return float(base**by)
+
+    def of(factor: float, inner: Any = power) -> Any:
+        return lambda x: factor * inner(x + 1)
+
+    def cube(base: float, by: float = 3) -> float:
+        return float(base**by)
+
+    assert function_fingerprint(of(2)) == function_fingerprint(of(2))
+    others = [of(2), of(3), of(2, cube), lambda x: x + 1, lambda x: x + 2, lambda x: x - 1, power, cube]
+    assert len({function_fingerprint(function) for function in others}) == len(others)
+
+
+def test_the_fingerprint_of_a_function_is_the_same_in_every_process() -> None:
+    script = (
+        "from sparkml.lineage.fingerprint import *; print(function_fingerprint(lambda x, y={'a', 'b'}: x in {'p', 'q', 'r'}))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(found) == 1 and len(found.pop()) == 17
 
 
 def test_a_run_record_survives_and_a_killed_one_is_seen(tmp_path: Path) -> None:
