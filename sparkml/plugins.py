@@ -64,9 +64,14 @@ def load(kind: str, name: str) -> type[Plugin]:
     if len(own) != 1:
         raise ConfigError(f"{module.__name__} must define exactly one Plugin class, it defines {len(own)}")
     for package, extra in own[0].requires.items():
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"{kind} {name!r} needs the package {package!r}", hint=f"pip install 'sparkml[{extra}]'")
+        need(package, extra, f"{kind} {name!r}")
     return own[0]
+
+
+def need(package: str, extra: str, who: str) -> None:
+    """Raise `ConfigError` if a package that `who` imports is not installed; `extra` is what installs it."""
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{who} needs the package {package!r}", hint=f"pip install 'sparkml[{extra}]'")
 
 
 def _dump(plugin: Plugin, selector: str) -> dict[str, Any]:

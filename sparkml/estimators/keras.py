@@ -5,32 +5,21 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from pyspark.ml import Estimator
 from pyspark.ml.param import Param, Params, TypeConverters
-from pyspark.ml.param.shared import (
-    HasPredictionCol,
-    HasProbabilityCol,
-    HasRawPredictionCol,
-    HasSeed,
-    HasValidationIndicatorCol,
-    HasWeightCol,
-)
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.ml.param.shared import HasProbabilityCol, HasRawPredictionCol
 from pyspark.sql import DataFrame
 from rich.console import Console
 
-from sparkml.config import suggest
 from sparkml.errors import ConfigError
-from sparkml.estimators.keras_data import Asked, Frame, Prepared
+from sparkml.estimators.keras_data import Frame, Prepared
 from sparkml.estimators.keras_model import KerasClassificationModel, KerasModel, KerasRegressionModel
 from sparkml.estimators.keras_params import HasColumns, HasGang, HasTraining, accessible, defaults
+from sparkml.estimators.net import NetEstimator, NetEstimatorReader
 from sparkml.launch.barrier import BarrierGang, preflight, slots, task_profile
 from sparkml.launch.gang import Report
 from sparkml.launch.options import GangOptions
@@ -41,21 +30,8 @@ from sparkml.learners.training import TrainingOptions
 from sparkml.observe.progress import Board
 from sparkml.storage import Store
 
-_FILE = "model.keras"
 
-
-class KerasEstimator(
-    Estimator[KerasModel],
-    HasColumns,
-    HasPredictionCol,
-    HasValidationIndicatorCol,
-    HasWeightCol,
-    HasSeed,
-    HasGang,
-    HasTraining,
-    MLWritable,
-    MLReadable[Any],
-):
+class KerasEstimator(HasColumns, HasGang, HasTraining, NetEstimator):
     """What both estimators share.
 
     Columns of doubles and vectors are numbers; columns of integers, alone or in arrays, are ids (0 pads sequences).
@@ -81,8 +57,8 @@ class KerasEstimator(
         The Params by name, and the settings of `TrainingOptions` in camelCase (``batchSize`` is per rank).
     """
 
-    _task: ClassVar[str]
     _model_class: ClassVar[type[KerasModel]]
+    _file = "model.keras"
 
     def __init__(
         self,
@@ -97,21 +73,8 @@ class KerasEstimator(
         super().__init__()
         self.source: ModelSource = source_of(model, tuple(allow))
         self._callbacks, self._on_report, self._verbose = tuple(callbacks), on_report, verbose
-        self._setDefault(seed=7, **{**defaults(TrainingOptions), "strategy": "allreduce"}, **defaults(GangOptions))
-        unknown = [name for name in params if not self.hasParam(name)]
-        if unknown:
-            known = sorted(param.name for param in self.params)
-            raise ConfigError(f"{type(self).__name__} has no parameter {unknown[0]!r}; {suggest(unknown[0], known)}")
-        self.setParams(**params)
-
-    def setParams(self, **params: Any) -> KerasEstimator:
-        """Set Params by name. Raises `ConfigError` for values that are not allowed."""
-        self._set(**{name: value for name, value in params.items() if value is not None})
-        self.options(), self.gang_options(), self.class_weight()
-        for name in ("numClasses", "maxLength"):
-            if self.hasParam(name) and (self._chosen(name) or 1) < 1:
-                raise ConfigError(f"{type(self).__name__}: {name} = {self._chosen(name)}: must be 1 or more")
-        return self
+        self._setDefault(**{**defaults(TrainingOptions), "strategy": "allreduce"}, **defaults(GangOptions))
+        self._start(params)
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
         spark = dataset.sparkSession
@@ -150,23 +113,6 @@ class KerasEstimator(
         history = {**answer["history"], "restarts": [vars(restart) for restart in restarts]}
         return self._model(base64.b64decode(answer["model"]), history, prepared)
 
-    def _asked(self) -> Asked:
-        weight = self.getOrDefault(self.weightCol) if self.isDefined(self.weightCol) else None
-        held_out = self.getValidationIndicatorCol() if self.isDefined(self.validationIndicatorCol) else None
-        shape = self._chosen("inputShape")
-        if shape is not None and len(self.input_names()) > 1:
-            raise ConfigError("inputShape is for featuresCol alone", hint="several inputs have the shapes of their columns")
-        return Asked(
-            inputs=self.input_names(),
-            labels=self.label_names(),
-            weight=weight,
-            validation=held_out,
-            task=self._task,
-            shape=None if shape is None else tuple(shape),
-            longest=self._chosen("maxLength"),
-            classes=self._chosen("numClasses") if self.hasParam("numClasses") else None,
-        )
-
     def _job(self, prepared: Prepared, options: TrainingOptions, where: GangOptions, store: Store) -> KerasJob:
         return KerasJob(
             source=self.source,
@@ -191,29 +137,7 @@ class KerasEstimator(
             "logits": history.pop("logits"),
             "labels": prepared.label_names,
         }
-        model = self._model_class(body, history, signature, allow=self.source.allow)
-        model._resetUid(self.uid)
-        return self._copyValues(model)  # type: ignore[no-any-return]
-
-    def _chosen(self, name: str) -> Any:
-        param = self.getParam(name)
-        return self.getOrDefault(param) if self.isDefined(param) else None
-
-    @contextlib.contextmanager
-    def _store(self) -> Iterator[Store]:
-        """Give the place for shards and checkpoints: the user's, or one that is removed afterwards."""
-        folder = self._chosen("checkpointDir")
-        if folder is not None:
-            yield Store(folder)
-            return
-        store = Store(f".sparkml/_fit/{uuid.uuid4().hex[:16]}")
-        try:
-            yield store
-        finally:
-            store.remove("")
-            for parent in (".sparkml/_fit", ".sparkml"):
-                with contextlib.suppress(OSError):  # another fit's, or a run's
-                    os.rmdir(parent)
+        return self._trained(self._model_class(body, history, signature, allow=self.source.allow))
 
     @contextlib.contextmanager
     def _reports(self) -> Iterator[Report]:
@@ -231,8 +155,12 @@ class KerasEstimator(
         if trace and folder is not None:
             Store(folder).replace("timeline.json", trace.encode())
 
-    def write(self) -> MLWriter:
-        return _Writer(self)
+    def _saved(self) -> tuple[Any, bytes | None]:
+        if self._callbacks:
+            raise ConfigError(
+                "an estimator with callbacks cannot be saved: saved files hold no code", hint="save the fitted model"
+            )
+        return (None, self.source.body) if self.source.body is not None else (self.source.described(), None)
 
     @classmethod
     def read(cls) -> _Reader:
@@ -266,42 +194,15 @@ class KerasRegressor(KerasEstimator):
     _model_class = KerasRegressionModel
 
 
-class _Writer(MLWriter):
-    def __init__(self, estimator: KerasEstimator) -> None:
-        super().__init__()
-        self._estimator = estimator
-
-    def saveImpl(self, path: str) -> None:
-        if self._estimator._callbacks:
-            raise ConfigError(
-                "an estimator with callbacks cannot be saved: saved files hold no code", hint="save the fitted model"
-            )
-        source = self._estimator.source
-        extra = {"model": _FILE if source.body is not None else source.described()}
-        if source.body is not None:
-            Store(path).replace(_FILE, source.body)
-        DefaultParamsWriter.saveMetadata(self._estimator, path, self.sparkSession, extraMetadata=extra)
-
-
-class _Reader(MLReader[KerasEstimator]):
-    def __init__(self, kind: type[KerasEstimator]) -> None:
-        super().__init__()
-        self._kind = kind
-        self._allow: tuple[str, ...] = ()
+class _Reader(NetEstimatorReader):
+    _allow: tuple[str, ...] = ()
 
     def allow(self, *names: str) -> _Reader:
         """Trust these layers, though they can run their author's code (``"Lambda"``, ``"my_package.MyLayer"``)."""
         self._allow = names
         return self
 
-    def load(self, path: str) -> KerasEstimator:
-        """Raise `ConfigError` when the folder holds something else, `StorageError` when its model could run code."""
-        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
-        wanted = f"{self._kind.__module__}.{self._kind.__name__}"
-        if metadata["class"] != wanted:
-            raise ConfigError(f"{path} holds a {metadata['class']}, not a {wanted}")
-        model = f"{path}/{_FILE}" if metadata["model"] == _FILE else metadata["model"]
-        estimator = self._kind(model=model, allow=self._allow)
-        estimator._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(estimator, metadata)
+    def make(self, model: Any) -> NetEstimator:
+        assert issubclass(self._kind, KerasEstimator)
+        estimator: NetEstimator = self._kind(model=model, allow=self._allow)
         return estimator

@@ -1,4 +1,4 @@
-"""Params that the Keras estimators and their models share."""
+"""Params that estimators of nets and their models share, and those of Keras."""
 
 from __future__ import annotations
 
@@ -18,20 +18,14 @@ from sparkml.learners.training import TrainingOptions
 _Kind = TypeVar("_Kind", bound=type[Params])
 
 
-class HasColumns(HasFeaturesCol, HasInputCols, HasLabelCol):
-    """Which columns go in, and which are learnt."""
+class HasInputs(HasFeaturesCol, HasInputCols, HasLabelCol):
+    """Which columns go in, and which one is learnt."""
 
     inputShape: Param[Any] = Param(
         Params._dummy(),
         "inputShape",
         "shape of one row of featuresCol, which comes flattened row-major; by default (length of the vector,)",
         typeConverter=TypeConverters.toListInt,
-    )
-    labelCols: Param[Any] = Param(
-        Params._dummy(),
-        "labelCols",
-        "label columns of a model with several outputs, in the model's order; instead of labelCol",
-        typeConverter=TypeConverters.toListString,
     )
     maxLength: Param[Any] = Param(
         Params._dummy(),
@@ -46,11 +40,26 @@ class HasColumns(HasFeaturesCol, HasInputCols, HasLabelCol):
 
     def label_names(self) -> list[str]:
         """Return the label columns, one per output of the net."""
+        return [self.getLabelCol()]
+
+
+class HasColumns(HasInputs):
+    """The same with several labels."""
+
+    labelCols: Param[Any] = Param(
+        Params._dummy(),
+        "labelCols",
+        "label columns of a model with several outputs, in the model's order; instead of labelCol",
+        typeConverter=TypeConverters.toListString,
+    )
+
+    def label_names(self) -> list[str]:
+        """Return the label columns, one per output of the net."""
         return list(self.getOrDefault(self.labelCols)) if self.isDefined(self.labelCols) else [self.getLabelCol()]
 
 
-class HasGang(Params):
-    """One Param per setting of `GangOptions`, in camelCase, and the folders."""
+class HasCheckpoints(Params):
+    """Where a fit keeps what it can go on from."""
 
     checkpointDir: Param[Any] = Param(
         Params._dummy(),
@@ -59,6 +68,11 @@ class HasGang(Params):
         "./.sparkml that is removed after the fit",
         typeConverter=TypeConverters.toString,
     )
+
+
+class HasGang(HasCheckpoints):
+    """One Param per setting of `GangOptions`, in camelCase, and the folders."""
+
     logDir: Param[Any] = Param(
         Params._dummy(),
         "logDir",
@@ -68,19 +82,15 @@ class HasGang(Params):
 
     def gang_options(self) -> GangOptions:
         """Return where and how the ranks run. Raises `ConfigError` for values that are not allowed."""
-        return _validated(self, GangOptions)  # type: ignore[no-any-return]
+        return validated(self, GangOptions)  # type: ignore[no-any-return]
 
 
-class HasTraining(Params):
-    """One Param per setting of `TrainingOptions`, in camelCase, so that grids and ``fit(df, {net.epochs: 3})`` reach them."""
+class HasClassWeight(Params):
+    """What errors on each class cost."""
 
     classWeight: Param[Any] = Param(
         Params._dummy(), "classWeight", "'balanced', or a factor per class for the loss: a list, or a mapping by class index"
     )
-
-    def options(self) -> TrainingOptions:
-        """Return the settings of the training. Raises `ConfigError` for values that are not allowed."""
-        return _validated(self, TrainingOptions)  # type: ignore[no-any-return]
 
     def class_weight(self) -> str | dict[int, float] | None:
         """Return ``balanced``, or factors by class index. Raises `ConfigError` for anything else."""
@@ -97,6 +107,14 @@ class HasTraining(Params):
                 f"classWeight = {given!r}: must be 'balanced', a list, or a mapping of class index to a factor >= 0"
             )
         return factors
+
+
+class HasTraining(HasClassWeight):
+    """One Param per setting of `TrainingOptions`, in camelCase, so that grids and ``fit(df, {net.epochs: 3})`` reach them."""
+
+    def options(self) -> TrainingOptions:
+        """Return the settings of the training. Raises `ConfigError` for values that are not allowed."""
+        return validated(self, TrainingOptions)  # type: ignore[no-any-return]
 
 
 def camel(name: str) -> str:
@@ -137,7 +155,8 @@ def _getter(name: str) -> Callable[..., Any]:
     return get_it
 
 
-def _validated(params: Params, model: type[Any]) -> Any:
+def validated(params: Params, model: type[Any]) -> Any:
+    """Return the settings that the Params hold. Raises `ConfigError` for values that are not allowed."""
     given = {name: params.getParam(camel(name)) for name in model.model_fields}
     try:
         return model(**{name: params.getOrDefault(param) for name, param in given.items() if params.isSet(param)})
@@ -155,10 +174,11 @@ def _plain(whole: bool) -> Callable[[Any], Any]:
 
 
 def _documented(model: type[Options]) -> dict[str, str]:
-    """Return what the model's docstring says about each attribute, on one line."""
+    """Return what the docstrings of the model and its bases say about each attribute, on one line."""
     found: dict[str, str] = {}
     names: list[str] = []
-    for line in (model.__doc__ or "").partition("----------\n")[2].splitlines():
+    texts = [kind.__doc__ or "" for kind in reversed(model.__mro__) if issubclass(kind, Options) and "__doc__" in vars(kind)]
+    for line in "\n".join(text.partition("----------\n")[2] for text in texts).splitlines():
         if re.fullmatch(r"    [a-z_]+(?:, [a-z_]+)*", line):
             names = [name.strip() for name in line.split(",")]
         elif line.strip():
@@ -167,12 +187,13 @@ def _documented(model: type[Options]) -> dict[str, str]:
     return found
 
 
-def _add_params(kind: type[Params], model: type[Options]) -> None:
+def add_params(kind: type[Params], model: type[Options]) -> None:
+    """Give a class of Params one Param per setting of a model, in camelCase, documented as there."""
     texts = _documented(model)
     for name, info in model.model_fields.items():
         convert = _plain(whole="int" in str(info.annotation) and "float" not in str(info.annotation))
         setattr(kind, camel(name), Param(Params._dummy(), camel(name), texts[name], typeConverter=convert))
 
 
-_add_params(HasTraining, TrainingOptions)
-_add_params(HasGang, GangOptions)
+add_params(HasTraining, TrainingOptions)
+add_params(HasGang, GangOptions)

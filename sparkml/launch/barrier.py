@@ -37,7 +37,7 @@ _ENCRYPTION = (
 )
 _IN_THE_CLEAR = "spark.sparkml.ranksInTheClear"
 # Two barrier stages that each hold some of the slots wait for each other without end. pyspark has one application per process.
-_one_gang = threading.Lock()
+one_gang = threading.Lock()
 
 
 class BarrierGang(Gang):
@@ -76,7 +76,7 @@ class BarrierGang(Gang):
         self._profile = task_profile(spark, cpus_per_rank, gpus_per_rank)
 
     def run(self, fn: Callable[[Worker], bytes], size: int) -> list[bytes]:
-        with _one_gang:
+        with one_gang:
             return self._run(fn, size)
 
     def available(self, size: int) -> int:
@@ -263,7 +263,7 @@ def _wait_for_slots(spark: SparkSession, size: int, seconds: float, profile: Res
 
 def _stage_failure(error: Exception, absent: list[int]) -> SparkmlError:
     """Return the error for a stage that failed without any rank's account of it."""
-    text, cause = str(error), _first_cause(error)
+    text, cause = str(error), first_cause(error)
     if "PYTHON_VERSION_MISMATCH" in text:
         return LaunchError(f"the barrier stage failed: {cause}", hint=ONE_ENVIRONMENT)
     if absent and ("ExecutorLostFailure" in text or "Python worker exited unexpectedly" in text):
@@ -271,7 +271,7 @@ def _stage_failure(error: Exception, absent: list[int]) -> SparkmlError:
     return LaunchError(f"the barrier stage failed: {cause}", hint="see the executors' logs")
 
 
-def _first_cause(error: Exception) -> str:
+def first_cause(error: Exception) -> str:
     """Return the line of a Py4J error that a person can use."""
     text = str(error)
     raised = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception): (?!Traceback \().*$", text, re.MULTILINE)

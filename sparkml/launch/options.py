@@ -7,8 +7,8 @@ from pydantic import Field
 from sparkml.config import Options
 
 
-class GangOptions(Options):
-    """Settings of a gang.
+class RankOptions(Options):
+    """Settings of any gang.
 
     Attributes
     ----------
@@ -20,6 +20,22 @@ class GangOptions(Options):
         How often a gang that lost a rank starts again from its last checkpoint.
     stall_timeout
         Seconds after which ranks without progress count as hanging.
+    shuffle_bytes
+        Size of the buffer in which a rank shuffles rows.
+    """
+
+    num_proc: int | None = Field(None, ge=1, le=4096)
+    min_proc: int | None = Field(None, ge=1, le=4096)
+    max_restarts: int = Field(2, ge=0, le=1000)
+    stall_timeout: float = Field(300.0, ge=5)
+    shuffle_bytes: int = Field(256 << 20, ge=1 << 16)
+
+
+class GangOptions(RankOptions):
+    """Settings of a gang of our own (`sparkml.launch.barrier`).
+
+    Attributes
+    ----------
     cpus_per_rank
         Cores per rank; by default ``spark.task.cpus``.
     gpus_per_rank
@@ -29,16 +45,9 @@ class GangOptions(Options):
         kept with the run: no place for secrets.
     timeline
         Keep Horovod's trace of all collectives beside the ranks' logs, as ``timeline.json``.
-    shuffle_bytes
-        Size of the buffer in which a rank shuffles rows.
     """
 
-    num_proc: int | None = Field(None, ge=1, le=4096)
-    min_proc: int | None = Field(None, ge=1, le=4096)
-    max_restarts: int = Field(2, ge=0, le=1000)
-    stall_timeout: float = Field(300.0, ge=5)
     cpus_per_rank: int | None = Field(None, ge=1)
     gpus_per_rank: int = Field(0, ge=0)
     rank_env: dict[str, str] = Field({})
     timeline: bool = False
-    shuffle_bytes: int = Field(256 << 20, ge=1 << 16)

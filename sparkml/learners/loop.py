@@ -17,7 +17,7 @@ from sparkml.learners.checkpoint import Arrays, Checkpoint, digest
 from sparkml.learners.feed import Batch, Layout, Rows, padded
 from sparkml.learners.progress import Progress
 from sparkml.learners.resume import Keeper
-from sparkml.learners.training import TrainingOptions
+from sparkml.learners.training import NetOptions
 
 _REPORT_SECONDS = 1.0
 _SLOW = 1.25  # a rank that computes this much longer than the median is told
@@ -89,7 +89,7 @@ class _Clock:
         return time.monotonic() - self.began
 
 
-def train(worker: Worker, learner: Learner, data: Data, options: TrainingOptions, keeper: Keeper) -> dict[str, Any]:
+def train(worker: Worker, learner: Learner, data: Data, options: NetOptions, keeper: Keeper) -> dict[str, Any]:
     """Train; return ``epochs`` (a dict each), ``best_epoch``, ``resumed`` (how), ``digest`` of the weights, and ``ranks``.
 
     Raises
@@ -132,12 +132,12 @@ def train(worker: Worker, learner: Learner, data: Data, options: TrainingOptions
     }
 
 
-def _steps(counts: list[int], options: TrainingOptions) -> int:
+def _steps(counts: list[int], options: NetOptions) -> int:
     return math.ceil(max(counts) / options.batch_size)
 
 
 def _train_epoch(
-    worker: Worker, learner: Learner, data: Data, options: TrainingOptions, keeper: Keeper, progress: Progress, clock: _Clock
+    worker: Worker, learner: Learner, data: Data, options: NetOptions, keeper: Keeper, progress: Progress, clock: _Clock
 ) -> int:
     """Take the epoch's steps, from where a checkpoint left off; return how many were taken here."""
     epoch, first = progress.epoch, progress.step
@@ -198,7 +198,7 @@ def _found(worker: Worker, learner: Learner) -> dict[str, float]:
     return found
 
 
-def _validate(worker: Worker, learner: Learner, data: Data, rows: Rows, options: TrainingOptions) -> dict[str, float]:
+def _validate(worker: Worker, learner: Learner, data: Data, rows: Rows, options: NetOptions) -> dict[str, float]:
     worker.note("validation", 0)
     counts = rows.counts(0)
     batches = padded(rows, data.layout, options.batch_size, _steps(counts, options), epoch=0, mine=counts[worker.rank])
@@ -236,7 +236,7 @@ def _timing(worker: Worker, learner: Learner, clock: _Clock, steps: int, counts:
     }
 
 
-def _close_epoch(worker: Worker, learner: Learner, options: TrainingOptions, progress: Progress, found: dict[str, Any]) -> None:
+def _close_epoch(worker: Worker, learner: Learner, options: NetOptions, progress: Progress, found: dict[str, Any]) -> None:
     progress.epoch += 1
     judged = found.get("val_loss", found["loss"])
     if not math.isfinite(found["loss"]):
@@ -276,7 +276,7 @@ def _checkpoint(worker: Worker, learner: Learner, keeper: Keeper, progress: Prog
     )
 
 
-def _patience_is_over(progress: Progress, options: TrainingOptions) -> bool:
+def _patience_is_over(progress: Progress, options: NetOptions) -> bool:
     return options.patience is not None and progress.epoch - progress.best_epoch >= options.patience
 
 

@@ -11,7 +11,7 @@ from sparkml.launch.worker import Worker
 from sparkml.learners import agree
 from sparkml.learners.checkpoint import Arrays, Checkpoint, CheckpointFolder
 from sparkml.learners.progress import Progress
-from sparkml.learners.training import TrainingOptions
+from sparkml.learners.training import NetOptions
 from sparkml.storage import Store
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Keeper:
         Of the data and of all settings that shape the course.
     """
 
-    def __init__(self, store: Store | None, folder: str, fingerprint: str, options: TrainingOptions) -> None:
+    def __init__(self, store: Store | None, folder: str, fingerprint: str, options: NetOptions) -> None:
         self.fingerprint = fingerprint
         self._folder = None if store is None else CheckpointFolder(store, folder, fingerprint, options.keep_checkpoints)
         self._where = "" if store is None else store.url(folder)
@@ -75,7 +75,7 @@ class Keeper:
         if self._folder is not None:
             self._folder.close()
 
-    def resume(self, worker: Worker, learner: Learner, options: TrainingOptions) -> Progress:
+    def resume(self, worker: Worker, learner: Learner, options: NetOptions) -> Progress:
         """Go on from the newest good checkpoint of this very training; say why one is not used."""
         if self._folder is None:
             return Progress()

@@ -55,7 +55,7 @@ class ModelSource:
                 names = ", ".join(item.name for item in inputs)
                 raise ConfigError(f"the net cannot be made of columns {names}: {error}", hint="give them other names") from None
         elif self.function is not None:
-            model = _called(self.function, inputs, first)
+            model = called(self.function, inputs, first)
         else:
             assert self.body is not None
             model = keras_file.load(self.body, "the model's file", allow=self.allow, compile=True)
@@ -115,7 +115,7 @@ def _is_keras_model(value: Any) -> bool:
     return any(kind.__module__.startswith("keras.") and kind.__name__ == "Model" for kind in type(value).__mro__)
 
 
-def _called(function: Build, inputs: tuple[Input, ...], target: Target) -> Any:
+def called(function: Build, inputs: tuple[Input, ...], target: Target) -> Any:
     """Call a user's function with (input_shape, outputs, task), or without arguments if it takes none."""
     needed = [
         parameter

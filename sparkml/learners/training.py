@@ -27,20 +27,15 @@ def _one_or_more(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 
 
-class TrainingOptions(Options):
-    """Settings of mini-batch training. A model that comes compiled keeps its own optimizer, loss and metrics.
+class NetOptions(Options):
+    """Settings of mini-batch training that are the same for every kind of net.
 
     Attributes
     ----------
-    strategy
-        How ranks combine: a name, or a mapping with options (``{type: allreduce, compression: fp16}``).
     epochs
         Passes over the training rows.
     batch_size
         Rows per step and rank.
-    optimizer, optimizer_options
-        A Keras optimizer, and its arguments beside the learning rate (``{momentum: 0.9}``). ``sgd`` alone means Nesterov
-        momentum 0.9.
     learning_rate
         Peak of the schedule.
     scale_learning_rate
@@ -49,10 +44,6 @@ class TrainingOptions(Options):
         ``constant``, or ``cosine`` down to zero over all epochs.
     warmup_epochs
         Epochs in which the rate rises linearly from zero, before the schedule.
-    loss
-        Name of a Keras loss, one per label; null: cross-entropy for classes, squared error for numbers.
-    metrics
-        Names of Keras metrics beside the loss; null: accuracy, or the root mean squared error. Means over rows, unweighted.
     patience
         Stop after this many epochs without a better validation loss (training loss without validation rows) and keep the best
         weights; null trains all epochs and keeps the last.
@@ -60,29 +51,21 @@ class TrainingOptions(Options):
         Share of the target spread evenly over the classes (classification only).
     gradient_accumulation
         Micro-batches of `batch_size` whose gradients are summed before ranks combine them and the optimizer steps.
-    precision
-        ``float32``, or Keras's mixed precision: computes in 16 bits and keeps float32 weights.
     checkpoint_steps, checkpoint_minutes
         Write a checkpoint within an epoch, too, every so often; one is always written after an epoch.
     keep_checkpoints
         How many of the newest stay.
     """
 
-    strategy: Annotated[plugged("strategies"), BeforeValidator(_named)] = Field("allreduce", validate_default=True)  # type: ignore[valid-type]
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(128, ge=1, le=1 << 20)
-    optimizer: OPTIMIZERS = "adam"
-    optimizer_options: dict[str, float | bool | int | None] = Field({})
     learning_rate: float = Field(1e-3, gt=0, le=10)
     scale_learning_rate: bool = False
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_epochs: float = Field(0.0, ge=0)
-    loss: Names | None = None
-    metrics: Names | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     patience: int | None = Field(None, ge=1)
     gradient_accumulation: int = Field(1, ge=1, le=1 << 16)
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     checkpoint_steps: int | None = Field(None, ge=1)
     checkpoint_minutes: float | None = Field(None, gt=0)
     keep_checkpoints: int = Field(2, ge=1, le=1000)
@@ -94,3 +77,29 @@ class TrainingOptions(Options):
         """
         left_out = _NOT_OF_THE_COURSE | ({"epochs"} if self.schedule == "constant" else set())
         return self.model_dump(mode="json", exclude=set(left_out))
+
+
+class TrainingOptions(NetOptions):
+    """Settings of a Keras net's training. A model that comes compiled keeps its own optimizer, loss and metrics.
+
+    Attributes
+    ----------
+    strategy
+        How ranks combine: a name, or a mapping with options (``{type: allreduce, compression: fp16}``).
+    optimizer, optimizer_options
+        A Keras optimizer, and its arguments beside the learning rate (``{momentum: 0.9}``). ``sgd`` alone means Nesterov
+        momentum 0.9.
+    loss
+        Name of a Keras loss, one per label; null: cross-entropy for classes, squared error for numbers.
+    metrics
+        Names of Keras metrics beside the loss; null: accuracy, or the root mean squared error. Means over rows, unweighted.
+    precision
+        ``float32``, or Keras's mixed precision: computes in 16 bits and keeps float32 weights.
+    """
+
+    strategy: Annotated[plugged("strategies"), BeforeValidator(_named)] = Field("allreduce", validate_default=True)  # type: ignore[valid-type]
+    optimizer: OPTIMIZERS = "adam"
+    optimizer_options: dict[str, float | bool | int | None] = Field({})
+    loss: Names | None = None
+    metrics: Names | None = None
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from sparkml.errors import DataError, LaunchError, TrainingError
 from sparkml.launch import barrier
-from sparkml.launch.barrier import BarrierGang, _first_cause, slots
+from sparkml.launch.barrier import BarrierGang, first_cause, slots
 from sparkml.launch.channel import ChannelClient, ChannelServer
 from sparkml.launch.failure import RankFailure
 from sparkml.launch.gang import Hub
@@ -279,4 +279,4 @@ org.apache.spark.api.python.PythonException: Traceback (most recent call last):
   File "barrier.py", line 169, in _task
 sparkml.errors.LaunchError: rank 1 on b cannot reach the driver at a:1: timed out
 """
-    assert _first_cause(RuntimeError(text)).endswith("rank 1 on b cannot reach the driver at a:1: timed out")
+    assert first_cause(RuntimeError(text)).endswith("rank 1 on b cannot reach the driver at a:1: timed out")
