@@ -3,8 +3,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 py := .venv/bin
 PYTEST_ARGS ?=
+LOCKED_EXTRAS := --extra deep --extra sklearn --extra s3 --extra dev
 
-.PHONY: help setup demo test check lint unit spark bench lock dist clean
+.PHONY: help setup demo test check lint unit spark torch bench lock dist clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,10 @@ unit: setup  ## only the unit tests (no JVM)
 spark: setup  ## only the tests on a real local Spark
 	@$(py)/pytest -q tests/spark tests/contracts
 
+torch: setup  ## install the PyTorch extra (3 GB the first time) and run its tests
+	@$(py)/uv pip install --python $(py)/python --require-hashes --quiet -r scripts/torch.lock.txt
+	@$(py)/pytest -q tests/torch tests/contracts -k "torch or Torch"
+
 bench: setup  ## every benchmark of scripts/bench, QUICK=1 for small sizes
 	@$(py)/python scripts/bench/run_all.py $(if $(QUICK),--quick)
 
@@ -39,8 +44,10 @@ dist: setup  ## wheel for spark-submit --py-files, in dist/
 	@$(py)/python -m build --wheel --no-isolation --outdir dist .
 
 lock: setup  ## resolve the dependencies anew and write the lock files (review the diff)
-	@$(py)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	@$(py)/uv pip compile pyproject.toml $(LOCKED_EXTRAS) --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -o requirements.lock
+	@$(py)/uv pip compile pyproject.toml --extra torch --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -c requirements.lock -o scripts/torch.lock.txt
 	@echo uv | $(py)/uv pip compile - --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -o scripts/uv.lock.txt
 

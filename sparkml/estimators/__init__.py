@@ -10,8 +10,21 @@ _PUBLIC = {
     "KerasRegressor": "sparkml.estimators.keras",
     "KerasClassificationModel": "sparkml.estimators.keras_model",
     "KerasRegressionModel": "sparkml.estimators.keras_model",
+    "TorchClassifier": "sparkml.estimators.torch",
+    "TorchRegressor": "sparkml.estimators.torch",
+    "TorchClassificationModel": "sparkml.estimators.torch_model",
+    "TorchRegressionModel": "sparkml.estimators.torch_model",
 }
-__all__ = ["KerasClassificationModel", "KerasClassifier", "KerasRegressionModel", "KerasRegressor"]
+__all__ = [
+    "KerasClassificationModel",
+    "KerasClassifier",
+    "KerasRegressionModel",
+    "KerasRegressor",
+    "TorchClassificationModel",
+    "TorchClassifier",
+    "TorchRegressionModel",
+    "TorchRegressor",
+]
 
 
 def __getattr__(name: str) -> Any:
