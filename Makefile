@@ -46,8 +46,9 @@ dist: setup  ## wheel for spark-submit --py-files, in dist/
 lock: setup  ## resolve the dependencies anew and write the lock files (review the diff)
 	@$(py)/uv pip compile pyproject.toml $(LOCKED_EXTRAS) --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -o requirements.lock
-	@$(py)/uv pip compile pyproject.toml --extra torch --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -c requirements.lock -o scripts/torch.lock.txt
+	@sed -n 's/^torch = \["\(.*\)"\]/\1/p' pyproject.toml | $(py)/uv pip compile - --universal --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet \
+		-c requirements.lock -o scripts/torch.lock.txt
 	@echo uv | $(py)/uv pip compile - --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -o scripts/uv.lock.txt
 

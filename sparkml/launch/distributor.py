@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +27,12 @@ if TYPE_CHECKING:
 
 _END_SECONDS = 30.0
 _RECOVER_SECONDS = 20.0
-_OUTPUT = re.compile(r"included below: (.*?)(?:\n\s*at (?:org|java)\.|\Z)", re.DOTALL)
+_LINES = 200  # of a failed rank's output: torchrun alone writes dozens about it
+_BEGIN, _END = "sparkml-rank-output-begins", "sparkml-rank-output-ends"
+_OUTPUT = re.compile(rf"{_BEGIN}\n(.*?)\n{_END}", re.DOTALL)
 _ENDED = re.compile(r"host +: (\S+)\s+rank +: (\d+) .*?\s+exitcode +: (-?\d+)", re.DOTALL)  # torchrun's last words
-_NOISE = re.compile(r"torch[./]distributed|^[WE]\d{4} |^=+$|^-+$|^\s*$|^\*+$")
+_TORCHRUN = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic.*failed \(exitcode", re.MULTILINE)  # it writes what follows
+_NOISE = re.compile(r"torch/distributed/|^\[Gloo\]|^\s*[~^]*$")
 
 
 class DistributorGang(Gang):
@@ -71,7 +77,8 @@ class DistributorGang(Gang):
             context.addJobTag(tag)
             try:
                 distributor = TorchDistributor(num_processes=size, local_mode=False, use_gpu=False)
-                made.append(distributor.run(run_rank, code, size, self.stall_timeout, self._verbose, local))
+                # what `run` does, as pyspark's own DeepspeedTorchDistributor does it, with another way to run the file
+                made.append(distributor._run(run_rank, run_file, code, size, self.stall_timeout, self._verbose, local))
             except Exception as problem:
                 problems.append(problem)
 
@@ -89,13 +96,38 @@ class DistributorGang(Gang):
         return list(made[0])
 
 
+def run_file(input_params: dict[str, Any], path: str, *args: Any) -> None:
+    """Run torchrun in a task. Raises `RuntimeError` with the rank's output if the rank brought no result.
+
+    pyspark 4.1's own function loses both: its wrapper around torchrun ends with 0 whatever happened.
+    """
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    client = input_params.get("log_streaming_client")
+    command = TorchDistributor._create_torchrun_command(input_params, path, *args)
+    tail: deque[str] = deque(maxlen=_LINES)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as task:
+        try:
+            assert task.stdout is not None
+            for raw in task.stdout:
+                tail.append(raw.decode("utf-8", "replace").rstrip())
+                if client is not None:
+                    client.send(tail[-1])
+        except BaseException:
+            task.terminate()  # the wrapper passes it on
+            raise
+    if not os.path.exists(os.path.join(os.path.dirname(path), TorchDistributor._PICKLED_OUTPUT_FILE)):
+        raise RuntimeError("\n".join(["the rank has failed", _BEGIN, *tail, _END]))
+
+
 def _failure(error: Exception) -> SparkmlError:
     """Return what a rank said of itself, else what torchrun said of it, else what Spark said of the stage."""
     text = str(error)
     found = _OUTPUT.search(text)
     output = found.group(1) if found else ""
     said = [line.partition(FAILED)[2] for line in output.splitlines() if line.startswith(FAILED)]
-    tail = tuple([line for line in output.partition(FAILED)[0].splitlines() if not _NOISE.search(line)][-TAIL_LINES:])
+    own = _TORCHRUN.split(output.partition(FAILED)[0])[0]
+    tail = tuple([line for line in own.splitlines() if not _NOISE.search(line)][-TAIL_LINES:])
     if said:
         failure = RankFailure(**json.loads(said[0]))
         hint = "raise stallTimeout if a step or a checkpoint may take so long" if failure.kind == "stalled" else failure.hint
