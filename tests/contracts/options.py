@@ -6,7 +6,23 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any, get_args, get_origin
 
-from sparkml.plugins import Plugin
+from sparkml.errors import ConfigError
+from sparkml.plugins import Plugin, load, names
+
+
+def installed(kind: str) -> list[str]:
+    """Return the names of the plugins whose optional packages are here; `make torch` brings those that `make setup` does not."""
+    return [name for name in names(kind) if _loads(kind, name)]
+
+
+def _loads(kind: str, name: str) -> bool:
+    try:
+        load(kind, name)
+    except ConfigError as error:
+        if "needs the package" not in str(error):
+            raise
+        return False
+    return True
 
 
 def guesses(plugin: type[Plugin], columns: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:

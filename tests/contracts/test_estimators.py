@@ -10,6 +10,7 @@ import inspect
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,10 @@ TAKES_ANYTHING = frozenset({("IsotonicRegression", "features")})  # MLlib casts 
 
 
 def own() -> dict[str, type[Estimator[Any]]]:
-    found = {name: getattr(estimators, name) for name in estimators.__all__}
+    there = [
+        name for name in estimators.__all__ if find_spec("torch") is not None or not name.startswith("Torch")
+    ]  # `make torch`
+    found = {name: getattr(estimators, name) for name in there}
     return {name: kind for name, kind in found.items() if issubclass(kind, Estimator)}
 
 

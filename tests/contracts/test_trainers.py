@@ -14,15 +14,15 @@ from pyspark.ml.linalg import Vectors
 
 from sparkml.errors import ConfigError
 from sparkml.estimators.trainer import TrainContext, Trainer
-from sparkml.plugins import load, names
+from sparkml.plugins import load
 from sparkml.storage import Store
-from tests.contracts.options import guesses
+from tests.contracts.options import guesses, installed
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-@pytest.fixture(params=names("estimators.trainers"))
+@pytest.fixture(params=installed("estimators.trainers"))
 def kind(request: pytest.FixtureRequest) -> Any:
     return load("estimators.trainers", request.param)
 
