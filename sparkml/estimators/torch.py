@@ -115,7 +115,7 @@ class TorchEstimator(HasRanks, HasTorchTraining, NetEstimator):
             "columns": [column.model_dump() for column in prepared.columns],
             "inputs": [vars(item) for item in prepared.layout.inputs],
             "targets": [vars(target) for target in prepared.layout.targets],
-            "logits": True,
+            "logits": [True],
             "labels": prepared.label_names,
             "layers": history.pop("layers"),
         }
