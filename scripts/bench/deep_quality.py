@@ -71,6 +71,7 @@ def main() -> int:
     data = Path(os.environ.get("SPARKML_SHARED_DATA", ROOT.parent / "shared" / "data"), "fashion-mnist")
     if not data.is_dir():
         sys.exit(f"deep_quality.py: the images are not in {data}; see README, 'Data'")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # of Spark's workers
     with tempfile.TemporaryDirectory(prefix="sparkml-bench-") as folder:
         for part in ("train", "t10k"):
             _write(data, part, f"{folder}/{part}", 6_000 if bench.quick else None)

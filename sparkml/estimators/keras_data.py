@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from sparkml.errors import ConfigError, DataError
-from sparkml.estimators.materialise import as_shards, describe
+from sparkml.estimators.materialise import as_shards, describe, in_place
 from sparkml.learners.feed import Layout
 from sparkml.learners.inputs import Input, Target
 from sparkml.lineage.fingerprint import fingerprint
@@ -65,7 +65,10 @@ class Prepared:
 
 
 class Frame:
-    """The rows given to ``fit``, looked at once. Raises `DataError` for labels and weights that cannot be learnt from."""
+    """The rows given to ``fit``, looked at once. Raises `DataError` for labels and weights that cannot be learnt from.
+
+    A plain scan of shards is trained on in place; the rows of any other frame are written as shards.
+    """
 
     def __init__(self, dataset: DataFrame, asked: Asked) -> None:
         self.asked = asked
@@ -75,6 +78,12 @@ class Frame:
         for name in (*asked.labels, *filter(None, (asked.weight,))):
             if dataset.schema[name].dataType.simpleString() == "string":
                 raise DataError(f"column {name!r} holds strings, not numbers", hint="index a label with a StringIndexer")
+        self._shards = in_place(dataset)
+        if self._shards is not None and asked.validation is not None:
+            raise DataError(
+                f"the frame reads the shards of {self._shards[0]} in place: {asked.validation!r} cannot hold out rows of them",
+                hint="leave validationIndicatorCol out, or fit the frame that the shards were written from",
+            )
         self._kinds = {name: dataset.schema[name].dataType.simpleString() for name in asked.labels}
         self._vectors = [name for name in asked.inputs if dataset.schema[name].dataType.simpleString() == "vector"]
         self._metadata = dataset.schema[asked.labels[0]].metadata
@@ -103,7 +112,7 @@ class Frame:
 
     def _is_tensor(self, name: str) -> bool:
         kind = self._kinds[name]
-        if kind != "vector" and not kind.startswith("array<"):
+        if kind not in ("vector", "binary") and not kind.startswith("array<"):
             return False
         if self.asked.task == "classification":
             raise DataError(
@@ -197,7 +206,11 @@ class Frame:
         if self.asked.shape is not None:
             tensors += self.asked.inputs
         sparse = {name for name in self._vectors if self.facts["train"][f"type {name}"] == 0}
-        columns = describe(train, train.columns, tensors=tensors, longest=self.asked.longest, sparse=sparse)
+        if self._shards is not None:
+            stored = {item["name"]: Column.model_validate(item) for item in self._shards[1].extra["columns"]}
+            columns = [stored[name] for name in train.columns]
+        else:
+            columns = describe(train, train.columns, tensors=tensors, longest=self.asked.longest, sparse=sparse)
         specs = {column.name: column for column in columns}
         layout = Layout(
             tuple(_input(specs[name], self.asked.shape) for name in self.asked.inputs), self.targets(specs), self.asked.weight
@@ -207,6 +220,9 @@ class Frame:
         group_rows = max(1, min(_MAX_ROWS_PER_GROUP, self.rows // _GROUPS))
         urls, contents = {}, {}
         for name, part in self.parts.items():
+            if self._shards is not None:
+                urls[name], contents[name] = self._shards[0], _content(self._shards[1])
+                continue
             facts = self.facts[name]
             mark = [facts["rows"], str(facts["content"]), group_rows, [column.model_dump() for column in columns]]
             path = f"shards/{name}-{fingerprint(mark)}"

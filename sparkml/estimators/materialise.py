@@ -7,11 +7,13 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from sparkml.errors import DataError, StorageError
 from sparkml.shards.schema import Column
 from sparkml.shards.writer import FILE_REPORT, rows_per_group, write_shard
 from sparkml.storage import Manifest, Store
+from sparkml.storage.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -91,6 +93,31 @@ def describe(
                 )
             )
     return specs
+
+
+def in_place(df: DataFrame) -> tuple[str, Manifest] | None:
+    """Return the URL and the manifest of published shards if the frame is their plain scan, at most with columns left out.
+
+    Any other frame, a filtered one too, gives None.
+    """
+    plan = df._jdf.queryExecution().analyzed()
+    while plan.nodeName() == "Project" and all(
+        plan.expressions().apply(at).getClass().getSimpleName() == "AttributeReference" for at in range(plan.expressions().size())
+    ):
+        plan = plan.children().head()
+    if plan.nodeName() != "LogicalRelation":
+        return None
+    files = {unquote(file) for file in df.inputFiles()}
+    folders = {file.rpartition("/")[0] for file in files}
+    if len(folders) != 1:
+        return None
+    (folder,) = folders
+    store = Store(folder)
+    if not store.exists(MANIFEST):
+        return None
+    manifest = store.manifest("")
+    whole = {file.path for file in manifest.files} == {file.rpartition("/")[2] for file in files}
+    return (store.root, manifest) if manifest.kind == "shards" and whole else None
 
 
 def as_shards(
@@ -202,7 +229,9 @@ def handed_over(df: DataFrame, spec: Column) -> Any:
 
     column = F.col(f"`{spec.name}`")
     kind = df.schema[spec.name].dataType.simpleString()
-    if spec.kind == "ids":
+    if kind == "binary":
+        pass  # of a scan of shards: it is stored already
+    elif spec.kind == "ids":
         column = column.cast("array<int>")
     elif spec.kind == "sparse":
         vector = F.unwrap_udt(column) if kind == "vector" else F.unwrap_udt(array_to_vector(column))

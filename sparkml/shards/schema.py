@@ -100,12 +100,14 @@ def to_numpy(array: pa.Array, column: Column) -> np.ndarray[Any, Any]:
 def to_arrow(array: pa.Array, column: Column) -> pa.Array:
     """Return what Spark hands over as the column is stored: primitives, lists of numbers, structs (size, indices, values).
 
+    Binary values are those of a stored column already.
+
     Raises
     ------
     ValueError
         A list has another length than the column's shape, or a null among its elements.
     """
-    if not column.shape:
+    if not column.shape or pa.types.is_binary(array.type):
         return array.cast(column.field().type)
     if column.kind == "ids":
         return _binary(array.value_lengths(), _elements(array, column).astype("<i4"))

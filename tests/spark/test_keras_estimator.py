@@ -211,6 +211,21 @@ def test_an_estimator_saved_and_loaded_fits_the_same_and_code_is_not_saved(point
         KerasRegressor(model=two_heads).write().save(str(tmp_path / "code"))
 
 
+def test_a_scan_of_shards_is_trained_on_in_place_and_scored(points: DataFrame, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"model": {"type": "mlp", "hidden": [4]}, "inputCols": ["features", "sparse", "words"]}
+    net = KerasClassifier(**settings, numProc=1, epochs=2, batchSize=64, checkpointDir=str(tmp_path / "a"), verbose=False)
+    first = net.fit(points)
+    (written,) = (tmp_path / "a" / "shards").iterdir()
+    scan = points.sparkSession.read.parquet(str(written))
+    again = net.copy({net.checkpointDir: str(tmp_path / "b")}).fit(scan)
+    assert again.history["digest"] == first.history["digest"] and not (tmp_path / "b" / "shards").exists()
+    columns = ["features", "sparse", "words"]
+    found, wanted = ([row[0] for row in first.transform(frame).select("probability").collect()] for frame in (scan, points))
+    assert sorted(map(tuple, found)) == sorted(map(tuple, wanted)) and dict(scan.dtypes)[columns[0]] == "binary"
+    with pytest.raises(DataError, match="in place: 'label' cannot hold out rows"):
+        net.copy({net.validationIndicatorCol: "label"}).fit(scan)
+
+
 def test_an_estimator_with_allowed_layers_is_loaded_by_those_who_allow_them(points: DataFrame, tmp_path: Path) -> None:
     import keras
 

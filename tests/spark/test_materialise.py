@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from pyspark.errors import PythonException
 from pyspark.ml.linalg import Vectors, VectorUDT
+from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StructType
 
 from sparkml.errors import DataError
-from sparkml.estimators.materialise import as_shards, describe
+from sparkml.estimators.materialise import as_shards, describe, in_place
 from sparkml.flow.faults import explained
 from sparkml.shards.reader import ShardReader, ShardSet
 from sparkml.storage import Store
@@ -99,6 +100,41 @@ def test_what_cannot_be_trained_on_is_named(spark: SparkSession, tmp_path: Path,
     assert re.search(message, str(shown)), shown
     assert store.list("_staging") == []
     assert not store.exists("shards/a")
+
+
+def test_a_plain_scan_of_shards_is_known(spark: SparkSession, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "a b"))
+    as_shards(frame(spark), store, "shards/x", ["id", "x", "y"], partitions=3)
+    url = store.url("shards/x")
+    scan = spark.read.parquet(url)
+    for plain in (scan, scan.select("y", "x")):
+        found = in_place(plain)
+        assert found is not None and found[0] == url and found[1].extra["rows"] == 500
+    (one, *_) = sorted((tmp_path / "a b" / "shards" / "x").glob("*.parquet"))
+    for other in (
+        frame(spark),
+        scan.where("y > 0"),
+        scan.selectExpr("x", "y + 1 as y"),
+        scan.union(scan),
+        spark.read.parquet(str(one)),
+    ):
+        assert in_place(other) is None
+
+
+def test_stored_values_are_handed_over_as_they_are(spark: SparkSession, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    rows = (
+        frame(spark)
+        .withColumn("words", F.array((F.col("id") % 7 + 1).cast("int"), F.lit(3)))
+        .withColumn("s", F.col("x").alias("s"))
+    )
+    columns = describe(rows, ["x", "words", "s"], sparse=["s"])
+    as_shards(rows, store, "first", columns)
+    as_shards(spark.read.parquet(store.url("first")).where("true or rand() > 2"), store, "second", columns)
+    first, second = read(store, "first"), read(store, "second")
+    order, again = (np.lexsort(found["x"].T) for found in (first, second))
+    for name in first:
+        np.testing.assert_array_equal(first[name][order], second[name][again])
 
 
 def test_ids_and_sparse_vectors_are_stored_compact(spark: SparkSession, tmp_path: Path) -> None:
