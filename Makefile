@@ -34,7 +34,7 @@ spark: setup  ## only the tests on a real local Spark
 	@$(py)/pytest -q tests/spark tests/contracts
 
 torch: setup  ## install the PyTorch extra (3 GB the first time) and run its tests
-	@$(py)/uv pip install --python $(py)/python --require-hashes --quiet -r scripts/torch.lock.txt
+	@$(py)/uv pip install --python $(py)/python --compile-bytecode --require-hashes --quiet -r scripts/torch.lock.txt
 	@$(py)/pytest -q tests/torch tests/contracts -k "torch or Torch"
 
 bench: setup  ## every benchmark of scripts/bench, QUICK=1 for small sizes

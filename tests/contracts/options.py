@@ -34,6 +34,8 @@ def guesses(plugin: type[Plugin], columns: dict[str, Any] | None = None) -> Iter
         found = dict(zip(fields, chosen, strict=True))
         if "path" in plugin.Options.model_fields:
             found["path"] = ["no/such/file"]
+        if "learning_rate" in plugin.Options.model_fields:
+            found |= {"epochs": 30, "learning_rate": 0.05}  # a net learns little in ten steps
         yield found
 
 
