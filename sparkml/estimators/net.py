@@ -64,7 +64,9 @@ class NetEstimator(
     def setParams(self, **params: Any) -> NetEstimator:
         """Set Params by name. Raises `ConfigError` for values that are not allowed."""
         self._set(**{name: value for name, value in params.items() if value is not None})
-        self.options(), self.gang_options(), self.class_weight()
+        options, _, _ = self.options(), self.gang_options(), self.class_weight()
+        if options.label_smoothing and self._task == "regression":
+            raise ConfigError(f"{type(self).__name__}: labelSmoothing is for classification")
         for name in ("numClasses", "maxLength"):
             if self.hasParam(name) and (self._chosen(name) or 1) < 1:
                 raise ConfigError(f"{type(self).__name__}: {name} = {self._chosen(name)}: must be 1 or more")

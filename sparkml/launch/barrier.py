@@ -22,6 +22,7 @@ from sparkml.launch.versions import ONE_ENVIRONMENT, installed
 from sparkml.launch.worker import Worker
 
 if TYPE_CHECKING:
+    from pyspark import SparkConf
     from pyspark.resource import ResourceProfile
     from pyspark.sql import Row, SparkSession
 
@@ -219,7 +220,7 @@ def preflight(spark: SparkSession, size: int, profile: ResourceProfile | None = 
     context = spark.sparkContext
     if size < 1:
         raise LaunchError(f"a gang needs at least one rank, {size} were asked for", hint="set num_proc to 1 or more")
-    if not _one_machine(spark) and context.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
+    if not _one_machine(spark) and _is_on(context.getConf(), "spark.dynamicAllocation.enabled"):
         raise LaunchError(
             "spark.dynamicAllocation.enabled is true: Spark refuses barrier stages with it",
             hint="run with --conf spark.dynamicAllocation.enabled=false and a fixed spark.executor.instances",
@@ -240,12 +241,16 @@ def preflight(spark: SparkSession, size: int, profile: ResourceProfile | None = 
 def _refuse_encryption(spark: SparkSession) -> None:
     """Whoever has Spark encrypt its traffic must not find gradients and checkpoints of the same job in the clear, unasked."""
     conf = spark.sparkContext.getConf()
-    wanted = [name for name in _ENCRYPTION if conf.get(name, "false") == "true"]
-    if wanted and not _one_machine(spark) and conf.get(_IN_THE_CLEAR, "false") != "true":
+    wanted = [name for name in _ENCRYPTION if _is_on(conf, name)]
+    if wanted and not _one_machine(spark) and not _is_on(conf, _IN_THE_CLEAR):
         raise LaunchError(
             f"{wanted[0]} is true, but Horovod's ring and the ranks' line to the driver do not encrypt",
             hint=f"if the network is private, allow it with --conf {_IN_THE_CLEAR}=true",
         )
+
+
+def _is_on(conf: SparkConf, name: str) -> bool:
+    return str(conf.get(name, "false")).strip().lower() == "true"  # as Spark reads it
 
 
 def _one_machine(spark: SparkSession) -> bool:

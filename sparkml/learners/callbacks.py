@@ -10,7 +10,7 @@ import numpy as np
 
 from sparkml.errors import ConfigError
 from sparkml.learners.checkpoint import Arrays
-from sparkml.lineage.fingerprint import function_fingerprint
+from sparkml.lineage.fingerprint import function_fingerprint, is_function
 
 # they write files or to the terminal: once is enough
 _FIRST_RANK = frozenset({"TensorBoard", "ModelCheckpoint", "CSVLogger", "BackupAndRestore", "RemoteMonitor", "ProgbarLogger"})
@@ -83,7 +83,7 @@ def described(callbacks: Sequence[Any]) -> list[Any]:
     found = []
     for callback in callbacks:
         own = getattr(callback, "__dict__", {})
-        functions = {name: function_fingerprint(value) for name, value in own.items() if hasattr(value, "__code__")}
+        functions = {name: function_fingerprint(value) for name, value in own.items() if is_function(value)}
         settings = {name: value for name, value in own.items() if _is_plain(value)}
         if not _writes_only(callback):
             found.append([type(callback).__qualname__, {**settings, **functions}])

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from sparkml.errors import SparkmlError, StorageError
 from sparkml.storage import Store
 
-FORMAT = 2
+FORMAT = 3
+_FAILURES = 20  # that are told, the newest
 Arrays = dict[str, npt.NDArray[Any]]
 _NAME = re.compile(r"e(\d{6})-s(\d{9})\.npz")
 
@@ -170,4 +171,5 @@ class CheckpointFolder:
         except Exception as error:  # whatever a store raises: the training goes on
             reason = error.message if isinstance(error, SparkmlError) else f"{type(error).__name__}: {error}"
             self.failures.append(f"the checkpoint {checkpoint.name} could not be written: {reason}")
-            print(self.failures[-1], flush=True)  # into the rank's log
+            del self.failures[:-_FAILURES]
+            print(f"the checkpoint {checkpoint.name} could not be written: {reason}", flush=True)  # into the rank's log

@@ -246,7 +246,7 @@ class KerasLearner:
             share = tf.constant([float(rows)])
             mine = [tf.identity(weight.value) for weight in kept]
             self.strategy.broadcast(kept)
-            apart = [tf.cast(own - weight.value, tf.float32) * share[0] for own, weight in zip(mine, kept, strict=True)]
+            apart = [_apart(own, weight.value) * share[0] for own, weight in zip(mine, kept, strict=True)]
             *sums, total = self.strategy.total([], [*apart, share])
             for weight, value in zip(kept, sums, strict=True):
                 weight.assign_add(tf.cast(value / total[0], weight.dtype))
@@ -314,6 +314,13 @@ class KerasLearner:
     def saved(self) -> keras.Model:
         """Return the model that predicts in the label's own units."""
         return self._compiled.saved()
+
+
+def _apart(value: Any, other: Any) -> Any:
+    """Return the difference, 0 where both are the same infinity (a mask)."""
+    import tensorflow as tf
+
+    return tf.cast(tf.where(value == other, tf.zeros_like(value), value - other), tf.float32)
 
 
 def _is_sparse(gradient: Any) -> bool:

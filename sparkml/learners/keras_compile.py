@@ -15,7 +15,7 @@ from sparkml.learners.inputs import Input, Target
 from sparkml.learners.net import tensor
 from sparkml.learners.source import ModelSource
 from sparkml.learners.training import TrainingOptions
-from sparkml.lineage.fingerprint import function_fingerprint
+from sparkml.lineage.fingerprint import function_fingerprint, is_function
 
 if TYPE_CHECKING:
     import keras
@@ -214,7 +214,10 @@ def _by_output(loss: Any, model: Any, outputs: int) -> list[Any]:
     if isinstance(loss, dict):
         made = getattr(model, "output", None)
         return [loss.get(name) for name in (sorted(made) if isinstance(made, dict) else model.output_names)]
-    return list(loss) if isinstance(loss, list | tuple) else [loss] * outputs
+    found = list(loss) if isinstance(loss, list | tuple) else [loss] * outputs
+    if len(found) != outputs:
+        raise ConfigError(f"the model is compiled with {len(found)} losses, it has {outputs} outputs")
+    return found
 
 
 def _functions(value: Any) -> list[str]:
@@ -222,7 +225,7 @@ def _functions(value: Any) -> list[str]:
     if isinstance(value, dict | list | tuple):
         items = value.values() if isinstance(value, dict) else value
         return [found for item in items for found in _functions(item)]
-    return [function_fingerprint(value)] if hasattr(value, "__code__") else []
+    return [function_fingerprint(value)] if is_function(value) else []
 
 
 def _name(value: Any) -> str:

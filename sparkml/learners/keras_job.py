@@ -77,7 +77,8 @@ def train_rows(worker: Worker, job: KerasJob, rows: Rows, validation: Rows | Non
             callbacks=job.callbacks,
             class_weights=job.class_weights,
         )
-        keeper = Keeper(job.store, job.checkpoint, _mark(job, learner, callbacks), job.options)
+        mark = _mark(job, learner, callbacks)
+        keeper = Keeper(job.store, job.checkpoint, mark, job.options, job.shuffle_bytes)
         history = loop.train(worker, learner, loop.Data(rows, validation, job.layout), job.options, keeper)
     facts = {"parameters": learner.model.count_params(), "logits": learner.logits, "timeline": _text(trace)}
     return {**history, **facts}, learner

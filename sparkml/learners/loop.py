@@ -105,7 +105,7 @@ def train(worker: Worker, learner: Learner, data: Data, options: NetOptions, kee
     learner.start(_steps(counts, options))
     learner.begin()
     progress = keeper.resume(worker, learner, options)
-    if keeper.resized:
+    if keeper.begins_anew:
         keeper.begin_anew(_checkpoint(worker, learner, keeper, progress))
     while progress.epoch < options.epochs and not progress.stopped and not _patience_is_over(progress, options):
         if progress.step == 0:
@@ -272,6 +272,7 @@ def _checkpoint(worker: Worker, learner: Learner, keeper: Keeper, progress: Prog
             "best_epoch": progress.best_epoch,
             "best_loss": progress.best_loss,
             "stopped": progress.stopped,
+            "shuffle_bytes": keeper.shuffle_bytes,
         },
     )
 

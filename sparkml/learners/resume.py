@@ -27,14 +27,17 @@ class Keeper:
         Where checkpoints go; a None store keeps none.
     fingerprint
         Of the data and of all settings that shape the course.
+    shuffle_bytes
+        Size of each rank's shuffle buffer, on which the order of rows within an epoch depends.
     """
 
-    def __init__(self, store: Store | None, folder: str, fingerprint: str, options: NetOptions) -> None:
+    def __init__(self, store: Store | None, folder: str, fingerprint: str, options: NetOptions, shuffle_bytes: int) -> None:
         self.fingerprint = fingerprint
         self._folder = None if store is None else CheckpointFolder(store, folder, fingerprint, options.keep_checkpoints)
         self._where = "" if store is None else store.url(folder)
         self._steps, self._minutes = options.checkpoint_steps, options.checkpoint_minutes
-        self.resized = False
+        self.shuffle_bytes = shuffle_bytes
+        self.begins_anew = False
         self._last, self._last_step = time.monotonic(), 0
 
     @property
@@ -95,17 +98,24 @@ class Keeper:
         saved = self._folder.decode(body)
         progress = self._restore(worker, learner, saved)
         told.append(f"went on after epoch {saved.epoch}" + (f", step {saved.step}" if saved.step else ""))
-        if saved.size != worker.size:
+        if not self._in_order(worker, saved):
             told[-1] += (
-                f", with {_ranks(worker.size)} instead of {saved.size}: the weights will not be those of an uninterrupted run"
-                + (f"; rows of epoch {saved.epoch + 1} before the step are seen again" if saved.step else "")
+                f", with {_ranks(worker.size)} instead of {saved.size}"
+                if saved.size != worker.size
+                else f", with a shuffle buffer of {self.shuffle_bytes:,} bytes instead of {saved.notes['shuffle_bytes']:,}"
             )
+            told[-1] += ": the weights will not be those of an uninterrupted run"
+            told[-1] += f"; rows of epoch {saved.epoch + 1} before the step are seen again" if saved.step else ""
+            self.begins_anew = saved.step > 0
         progress.resumed = self._tell(worker, told)
-        self.resized = saved.size != worker.size and saved.step > 0
         return progress
 
+    def _in_order(self, worker: Worker, saved: Checkpoint) -> bool:
+        """Whether rows come in the order in which they came to the ranks that wrote the checkpoint."""
+        return bool(saved.size == worker.size and saved.notes["shuffle_bytes"] == self.shuffle_bytes)
+
     def begin_anew(self, checkpoint: Checkpoint | None) -> None:
-        """Replace the checkpoints within an epoch that another number of ranks wrote: this one begins it again."""
+        """Replace the checkpoints within an epoch whose rows came in another order: this one begins it again."""
         if self._folder is not None and checkpoint is not None:
             self._folder.save(checkpoint)
             self._folder.drop_within(checkpoint.epoch)
@@ -123,7 +133,7 @@ class Keeper:
             kind, _, rest = name.partition("/")
             kinds[kind if kind in ("best", "rank") else ""][rest if kind in ("best", "rank") else name] = value
         notes: dict[str, Any] = saved.notes
-        same = saved.size == worker.size
+        same = self._in_order(worker, saved)
         if saved.step and same:
             learner.begin_epoch(saved.epoch)  # what callbacks did then is part of the state that now comes
         learner.restore(kinds[""], notes["learner"])

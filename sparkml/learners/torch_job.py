@@ -56,7 +56,7 @@ def train_rows(worker: TorchRank, job: TorchJob, rows: Rows, validation: Rows | 
     worker.note("start", 0)
     torch.use_deterministic_algorithms(True)
     learner = TorchLearner(job.source, job.layout, job.options, worker, job.seed, class_weights=job.class_weights)
-    keeper = Keeper(job.store, job.checkpoint, _mark(job, learner), job.options)
+    keeper = Keeper(job.store, job.checkpoint, _mark(job, learner), job.options, job.shuffle_bytes)
     history = loop.train(worker, learner, loop.Data(rows, validation, job.layout), job.options, keeper)
     facts = {"parameters": sum(item.numel() for item in learner.module.parameters()), "layers": str(learner.module)}
     return {**history, **facts}, learner

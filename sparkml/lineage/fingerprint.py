@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from types import CodeType
+from types import CellType, CodeType
 from typing import Any
 
 
@@ -16,6 +16,11 @@ def fingerprint(value: Any) -> str:
     """Return 16 hex digits of the SHA-256 of a JSON-serialisable value. Key order counts: a CSV's columns are such a mapping."""
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def is_function(value: Any) -> bool:
+    """Return whether `function_fingerprint` sees into a value: Python functions, and partial ones."""
+    return isinstance(value, partial) or hasattr(value, "__code__")
 
 
 def function_fingerprint(function: Callable[..., Any]) -> str:
@@ -43,8 +48,16 @@ def _described(value: Any, seen: set[int]) -> Any:
     if code is None or id(value) in seen:
         return type(value).__qualname__
     seen.add(id(value))
-    closure = [_described(cell.cell_contents, seen) for cell in value.__closure__ or ()]
-    return [value.__name__, _described(code, seen), _described(value.__defaults__, seen), closure]
+    closure = [_described(_content(cell), seen) for cell in value.__closure__ or ()]
+    defaults = _described([value.__defaults__, value.__kwdefaults__], seen)
+    return [value.__name__, _described(code, seen), defaults, closure]
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that has no value yet
+        return None
 
 
 @cache

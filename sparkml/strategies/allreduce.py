@@ -93,8 +93,7 @@ class Allreduce(Strategy):
         """Return the sums of dense tensors, of which the first `gradients` are gradients."""
         import tensorflow as tf
 
-        numbers = sum(int(tensor.shape.num_elements()) for tensor in tensors)
-        if line.host is not None and numbers <= line.host.capacity and all(tensor.dtype == tf.float32 for tensor in tensors):
+        if line.host is not None and _fits(tensors, line.host):
             return _through_memory(line.host, tensors)
         half = self.options.compression == "fp16"
         sent = [tf.cast(tensor, tf.float16) if half and at < gradients else tensor for at, tensor in enumerate(tensors)]
@@ -110,6 +109,11 @@ class Allreduce(Strategy):
         import horovod.tensorflow as hvd
 
         hvd.broadcast_variables([getattr(variable, "value", variable) for variable in variables], root_rank=0)
+
+
+def _fits(tensors: list[Any], host: HostSum) -> bool:
+    numbers = [tensor.shape.num_elements() for tensor in tensors]
+    return None not in numbers and sum(numbers) <= host.capacity and all(tensor.dtype == "float32" for tensor in tensors)
 
 
 def _by_ring(tensors: list[Any]) -> list[Any]:

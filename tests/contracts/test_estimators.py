@@ -273,11 +273,11 @@ def test_every_param_has_a_setter_and_a_getter(kind: Kind) -> None:
     """Not so MLlib's: ``LinearRegression.setLoss`` raises, ``GBTClassifier`` has no ``setImpurity``."""
     made = kind.make()
     for param in made.params:
+        upper = param.name[0].upper() + param.name[1:]
+        getter, setter = getattr(made, f"get{upper}"), getattr(made, f"set{upper}")
         if made.isDefined(param):
-            value = made.getOrDefault(param)
-            upper = param.name[0].upper() + param.name[1:]
-            assert getattr(made, f"get{upper}")() == value
-            assert getattr(made, f"set{upper}")(value) is made
+            assert getter() == made.getOrDefault(param)
+            assert setter(getter()) is made
 
 
 def test_a_copy_is_independent_and_keeps_the_uid(kind: Kind) -> None:

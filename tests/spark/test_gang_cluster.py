@@ -123,7 +123,7 @@ spark.sparkContext._conf.set("spark.sparkml.ranksInTheClear", "true")
 found = BarrierGang(spark).run(lambda worker: b"".join(worker.all_gather(b"%d" % worker.rank)), 2)
 print(json.dumps({"refused": refused, "found": [block.decode() for block in found]}))
 """
-    conf = {"spark.authenticate": "true", "spark.authenticate.secret": "s", "spark.network.crypto.enabled": "true"}
+    conf = {"spark.authenticate": "true", "spark.authenticate.secret": "s", "spark.network.crypto.enabled": "TRUE"}
     told = answer(start(tmp_path, body, "local-cluster[2,1,512]", **conf))
     message, hint = told["refused"]
     assert message.startswith("spark.network.crypto.enabled is true") and "spark.sparkml.ranksInTheClear=true" in hint

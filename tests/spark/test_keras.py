@@ -159,6 +159,8 @@ def test_wrong_use_is_told_before_anything_starts(spark: SparkSession, train: Da
         KerasClassifier(model="cnn", epoch=3)
     with pytest.raises(ConfigError, match=r"optimizer = 'adagard'.*'adam'"):
         KerasClassifier(model="cnn", optimizer="adagard")
+    with pytest.raises(ConfigError, match="KerasRegressor: labelSmoothing is for classification"):
+        KerasRegressor(model="mlp", labelSmoothing=0.1)
     with pytest.raises(ConfigError, match=r"no plugin 'cnnn'; did you mean 'cnn'"):
         KerasClassifier(model="cnnn")
     with pytest.raises(LaunchError, match=r"3 ranks need 3 slots at once, local\[2\] has 2"):

@@ -166,6 +166,13 @@ def test_an_author_s_losses_of_named_outputs_are_keras_s(table: Table) -> None:
     assert_same(learner, plain_fit(build, x, {"z": np.eye(3)[kind.astype(int)], "a": size}, 16, 2))
 
 
+def test_an_author_s_losses_are_as_many_as_the_outputs(table: Table) -> None:
+    with pytest.raises(ConfigError, match="compiled with 2 losses, it has 1 outputs"):
+        build = softmax_of(3, loss=["sparse_categorical_crossentropy", "mse"])
+        layout = Layout((Input("numbers", (3,)),), (Target("kind", "classification", 3),))
+        run(replace(a_job(build=build), layout=layout), table)
+
+
 def test_any_optimizer_loss_and_metric_by_name(table: Table) -> None:
     layout = Layout((Input("numbers", (3,)),), (Target("size", "regression", 1, 2.0, 3.0),))
     options: dict[str, Any] = {"optimizer": "adagrad", "loss": "huber", "metrics": ["mae", "r2_score"], "epochs": 40}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sparkml.errors import ConfigError, DataError, StorageError, TrainingError
+from sparkml.learners import keras as learner_module
 from sparkml.learners import keras_file
 from sparkml.learners.feed import Layout
 from sparkml.learners.inputs import Input, Target
@@ -186,6 +187,13 @@ def test_an_output_with_bounds_and_a_loss_of_ratios_are_in_the_label_s_own_units
     if activation == "sigmoid":
         by_hand = 1 / (1 + np.exp(-by_hand))
     np.testing.assert_allclose(np.asarray(learner.saved()(x))[:, 0], by_hand, rtol=1e-3)
+
+
+def test_a_mask_of_infinities_stays_one() -> None:
+    import tensorflow as tf
+
+    found = learner_module._apart(tf.constant([-np.inf, 1.0, 3.0]), tf.constant([-np.inf, 3.0, 3.0]))
+    assert found.numpy().tolist() == [0.0, -2.0, 0.0]
 
 
 def relu_layer() -> Any:

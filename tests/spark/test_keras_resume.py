@@ -145,6 +145,18 @@ def test_another_number_of_ranks_begins_its_epoch_anew_and_a_second_kill_goes_on
     assert found["digest"] == again["digest"]
 
 
+def test_another_shuffle_buffer_brings_rows_in_another_order(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    run(a_job(store, epochs=3, **WITHIN), blobs(80))
+    keep_only(store, at(1, 2))
+    found = run(replace(a_job(store, epochs=3, **WITHIN), shuffle_bytes=1 << 20), blobs(80))
+    assert found["resumed"] == (
+        "went on after epoch 1, step 2, with a shuffle buffer of 1,048,576 bytes instead of 268,435,456: "
+        "the weights will not be those of an uninterrupted run; rows of epoch 2 before the step are seen again"
+    )
+    assert at(1) in names(store) and at(1, 2) in names(store)  # written anew, as the epoch began again
+
+
 def test_a_checkpoint_beyond_the_epochs_asked_for_is_not_used_but_the_one_before_it(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     run(a_job(store, epochs=3, **WITHIN), blobs(80))

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparkml.errors import ConfigError, StorageError
-from sparkml.lineage.fingerprint import code_fingerprint, fingerprint, function_fingerprint
+from sparkml.lineage.fingerprint import code_fingerprint, fingerprint, function_fingerprint, is_function
 from sparkml.lineage.openlineage import save_events
 from sparkml.lineage.records import InputRef, StageRecord, all_runs, load_run, restart_run, save_run, start_run
 from sparkml.storage import Store
@@ -39,8 +40,17 @@ def test_the_fingerprint_of_a_function_sees_what_it_computes() -> None:
     def cube(base: float, by: float = 3) -> float:
         return float(base**by)
 
-    assert function_fingerprint(of(2)) == function_fingerprint(of(2))
+    def warm(base: float, *, by: float = 2) -> float:
+        return float(base**by)
+
+    def warmer(by: float) -> Any:
+        warm.__kwdefaults__ = {"by": by}
+        return function_fingerprint(warm)
+
+    assert function_fingerprint(of(2)) == function_fingerprint(of(2)) and warmer(2) != warmer(3)
     others = [of(2), of(3), of(2, cube), lambda x: x + 1, lambda x: x + 2, lambda x: x - 1, power, cube]
+    others += [partial(power, by=4), partial(power, by=5), partial(cube, by=4)]
+    assert all(is_function(function) for function in others) and not is_function(3)
     assert len({function_fingerprint(function) for function in others}) == len(others)
 
 
