@@ -148,7 +148,7 @@ def full_disk(drill: Drill) -> Outcome:
 
 def fewer_ranks(drill: Drill) -> Outcome:
     seconds = killed_driver(drill)
-    wanted = f"went on after epoch .*, with 1 ranks instead of 2: {DIFFERENT}"
+    wanted = f"went on after epoch .*, with 1 rank instead of 2: {DIFFERENT}"
     return Outcome("", seconds, drill.finish(drill.start(ranks=1)), wanted, same=False)
 
 
@@ -165,7 +165,7 @@ def lost_slot(drill: Drill) -> Outcome:
     history = drill.finish(driver)
     if [restart["size"] for restart in history["restarts"]] != [1]:
         raise FaultError(f"one restart with one rank was expected, not {history['restarts']}")
-    wanted = f"went on after epoch .*, with 1 ranks instead of 2: {DIFFERENT}"
+    wanted = f"went on after epoch .*, with 1 rank instead of 2: {DIFFERENT}"
     drill.all_gone(time.time(), RANK)
     drill.close()  # the cluster is ours, not the training's
     return Outcome(history["restarts"][0]["reason"], seconds, history, wanted, same=False)
