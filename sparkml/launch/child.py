@@ -5,11 +5,9 @@ The function comes over stdin, an inherited pipe; everything else is frames over
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pickle
-import signal
 import socket
 import sys
 import threading
@@ -20,10 +18,8 @@ from typing import Any
 
 from sparkml.errors import SparkmlError
 from sparkml.launch import wire
+from sparkml.launch.parent import ORPHANED, die_with_parent
 from sparkml.launch.pulse import BEAT_SECONDS
-
-_PR_SET_PDEATHSIG = 1
-ORPHANED = 113  # exit code of a child that found itself without its parent
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ class ChildWorker:
 
 def main() -> None:
     """Run the function that the parent sends, answer with its result or its error, and leave."""
-    _die_with_parent()
+    die_with_parent()
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)  # or a grandchild would keep the socket open after our death
     fields = json.loads(sys.argv[2])
@@ -129,11 +125,6 @@ def main() -> None:
     worker.receive()  # the parent has it; until then our exit would count as a death
     sys.stdout.flush()
     os._exit(0)  # native libraries have nothing left to say, and their exit handlers may wait for other ranks
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":  # elsewhere `_watch_parent` alone sees it
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _watch_parent() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
 
+from sparkml.launch.address import ANYWHERE, HERE, own_address
 from sparkml.launch.worker import Worker
 
 # how long a rank may come late to the ring, and to a collective, before it counts as stalled
@@ -29,7 +29,7 @@ def horovod(worker: Worker, timeline: str | None = None, cycle_ms: float = CYCLE
     Rank 0 runs Horovod's rendezvous server on the one address that the other ranks reach it by.
     """
     hosts = [block.decode() for block in worker.all_gather(worker.host.encode())]
-    address, interface = _own_address(one_host=len(set(hosts)) == 1)
+    address, interface = own_address(HERE if len(set(hosts)) == 1 else ANYWHERE)
     with _rendezvous(worker, hosts, address) as where:
         host, port = json.loads(worker.all_gather(where)[0])
         os.environ.update(_settings(worker, hosts, (host, port), interface, cycle_ms))
@@ -89,18 +89,3 @@ def _settings(worker: Worker, hosts: list[str], server: tuple[str, int], interfa
         "LOG_LEVEL": "error",
     }
     return {f"HOROVOD_{name}": str(value) for name, value in values.items()}
-
-
-def _own_address(*, one_host: bool) -> tuple[str, str]:
-    """Return the IPv4 address by which other ranks reach this one, and its network interface."""
-    import psutil
-
-    address = "127.0.0.1"
-    if not one_host:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # documentation network: picks the outward route, sends nothing
-            address = probe.getsockname()[0]
-    for name, entries in psutil.net_if_addrs().items():
-        if any(entry.family == socket.AF_INET and entry.address == address for entry in entries):
-            return address, name
-    return address, "lo"

@@ -21,6 +21,7 @@ from sparkml.launch import wire
 from sparkml.launch.child import Place
 from sparkml.launch.failure import TAIL_LINES, RankFailure, ended_by
 from sparkml.launch.gang import Meeting
+from sparkml.launch.parent import import_path
 from sparkml.launch.pulse import Beat, RunningClock, too_slow
 
 _EXIT_SECONDS = 5.0
@@ -47,7 +48,7 @@ def _environment(place: Place, scratch: str, own: Mapping[str, str]) -> dict[str
     threads = str(place.threads)
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(part for part in sys.path if part),  # --py-files archives reach the child too
+        "PYTHONPATH": import_path(),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves its stack in the rank's last lines
         "PYTHONHASHSEED": "0",
