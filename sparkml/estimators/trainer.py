@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sparkml.errors import ConfigError
 from sparkml.plugins import Plugin
 
 if TYPE_CHECKING:
     from pyspark.ml import Estimator, Model
     from pyspark.sql import SparkSession
 
+    from sparkml.estimators.net_model import NetModel
     from sparkml.storage import Store
 
 
@@ -76,3 +78,28 @@ class Trainer(Plugin):
     def history(self, model: Model) -> dict[str, Any]:
         """Return what the report shows of training: curves by epoch, importances, grid results."""
         return {}
+
+
+class NetTrainer(Trainer):
+    """What trainers of nets share, whatever computes them."""
+
+    wants_validation = True
+
+    @abstractmethod
+    def models(self) -> tuple[type[NetModel], ...]:
+        """Return the classes of the models that its estimators fit."""
+
+    def load(self, spark: SparkSession, url: str) -> Model:
+        from pyspark.ml.util import DefaultParamsReader
+
+        name = DefaultParamsReader.loadMetadata(url, spark)["class"].rpartition(".")[2]
+        kinds = {kind.__name__: kind for kind in self.models()}
+        if name not in kinds:
+            raise ConfigError(f"{url} holds a {name}, the trainer {self.plugin_name()!r} makes {' and '.join(kinds)}")
+        return kinds[name].load(url)  # type: ignore[no-any-return]
+
+    def history(self, model: Model) -> dict[str, Any]:
+        history = dict(model.history)  # type: ignore[attr-defined]
+        stragglers = dict.fromkeys(notice for epoch in history["epochs"] for notice in epoch.get("stragglers", ()))
+        reasons = [f"{restart['reason']} (again with {restart['size']} ranks)" for restart in history["restarts"]]
+        return {**history, "restarts": "; ".join(reasons), "stragglers": "; ".join(list(stragglers)[:3])}

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparkml.errors import ConfigError
-from sparkml.estimators.trainer import TrainContext, Trainer
+from sparkml.estimators.trainer import NetTrainer, TrainContext
 from sparkml.launch.options import RankOptions
 from sparkml.learners.torch_options import TorchOptions
 from sparkml.plugins import plugged
 
 if TYPE_CHECKING:
-    from pyspark.ml import Estimator, Model
-    from pyspark.sql import SparkSession
+    from pyspark.ml import Estimator
+
+    from sparkml.estimators.net_model import NetModel
 
 
 class TorchTrainerOptions(TorchOptions, RankOptions):
@@ -30,12 +31,11 @@ class TorchTrainerOptions(TorchOptions, RankOptions):
     class_weight: Literal["balanced"] | dict[int, float] | None = None
 
 
-class Torch(Trainer):
+class Torch(NetTrainer):
     """A PyTorch net, trained by synchronous data-parallel SGD; a killed training goes on from its last epoch."""
 
     Options = TorchTrainerOptions
     requires = {"torch": "torch"}
-    wants_validation = True
 
     def estimator(self, context: TrainContext) -> Estimator[Any]:
         from sparkml.estimators.keras_params import camel
@@ -59,19 +59,7 @@ class Torch(Trainer):
             raise ConfigError("label_smoothing is for classification, the pipeline's task is regression")
         return TorchRegressor(**params)
 
-    def load(self, spark: SparkSession, url: str) -> Model:
-        from pyspark.ml.util import DefaultParamsReader
+    def models(self) -> tuple[type[NetModel], ...]:
+        from sparkml.estimators.torch_model import TorchClassificationModel, TorchRegressionModel
 
-        from sparkml.estimators.torch_model import TorchClassificationModel, TorchModel, TorchRegressionModel
-
-        name = DefaultParamsReader.loadMetadata(url, spark)["class"].rpartition(".")[2]
-        kinds: dict[str, type[TorchModel]] = {kind.__name__: kind for kind in (TorchClassificationModel, TorchRegressionModel)}
-        if name not in kinds:
-            raise ConfigError(f"{url} holds a {name}, not a PyTorch model of sparkml")
-        return kinds[name].load(url)  # type: ignore[no-any-return]
-
-    def history(self, model: Model) -> dict[str, Any]:
-        history = dict(model.history)  # type: ignore[attr-defined]
-        stragglers = dict.fromkeys(notice for epoch in history["epochs"] for notice in epoch.get("stragglers", ()))
-        reasons = [f"{restart['reason']} (again with {restart['size']} ranks)" for restart in history["restarts"]]
-        return {**history, "restarts": "; ".join(reasons), "stragglers": "; ".join(list(stragglers)[:3])}
+        return TorchClassificationModel, TorchRegressionModel
