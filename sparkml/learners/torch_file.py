@@ -1,23 +1,28 @@
-"""The file of a trained PyTorch net: its graph as JSON and its weights as arrays, in one ``.npz``. Loading it runs no code.
+"""The file of a trained PyTorch net: its graph as JSON and its weights as arrays, in one ``.npz``. Loading it runs no code of it.
 
 Why not PyTorch's own formats: ``torch.save`` of a module is a pickle, and a user's class would have to be there again;
 ``torch.export.load`` unpickles what the archive says it should and evaluates its symbolic expressions as Python (PyTorch 2.9);
 TorchScript is a program that may read and write files. So the graph that ``torch.export`` traces is decomposed to PyTorch's core
-operators, which only compute, and written down by their names. On load a name that is not one of them is refused.
+operators and written down by their names. On load a name is refused that is not in our own list (`torch_operators`), which has
+only what computes on tensors. That is a fence around what a file can ask for, not a proof: PyTorch's kernels were not written for
+hostile arguments, and a graph may ask for more memory than there is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import operator
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sparkml.errors import ConfigError, StorageError
+from sparkml.learners import torch_operators
 from sparkml.learners.inputs import Input
 
 if TYPE_CHECKING:
@@ -26,14 +31,14 @@ if TYPE_CHECKING:
 FORMAT = 1
 _PROBES = 3
 _HEAD = "_graph"
-# on sizes and on the results of operators that return several
-_PLAIN = {
-    name: getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
-}
-_ALSO = frozenset({"aten.lift_fresh_copy.default"})  # pure, but not tagged as core
 _CHECKS = frozenset({"aten._assert_scalar.default", "aten._assert_tensor_metadata.default", "aten._assert_async.msg"})
-_KINDS = ("dtype", "memory_format", "layout")  # attributes of the torch module, by the name of their type
+# attributes of the torch module, by the name of their type
+_KINDS = {
+    "dtype": torch_operators.DTYPES,
+    "memory_format": frozenset({"contiguous_format", "preserve_format", "channels_last", "channels_last_3d"}),
+    "layout": frozenset({"strided"}),
+}
+_NO_FILE = "compute it another way, with what `sparkml.learners.torch_operators` lists"
 
 
 def traced(module: torch.nn.Module, inputs: tuple[Input, ...]) -> torch.export.ExportedProgram:
@@ -44,13 +49,29 @@ def traced(module: torch.nn.Module, inputs: tuple[Input, ...]) -> torch.export.E
     rows = torch.export.Dim("rows")
     sizes = (tuple({0: rows} for _ in inputs),)
     try:
-        return torch.export.export(_of_a_tuple(module).eval(), (probes,), dynamic_shapes=sizes, strict=False).run_decompositions()
+        with _predicting():
+            found = torch.export.export(_of_a_tuple(module).eval(), (probes,), dynamic_shapes=sizes, strict=False)
+            return found.run_decompositions()
     except Exception as error:  # whatever a user's module raises while it is traced
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"the model cannot be written down as a graph: {reason}",
             hint="forward must take any number of rows, and must not branch on values (see torch.export)",
         ) from error
+
+
+@contextmanager
+def _predicting() -> Iterator[None]:
+    """Without gradients: then a module's own ``no_grad`` changes nothing, and leaves no mark in the graph."""
+    import torch
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # without gradients, attention becomes one opaque operator
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _of_a_tuple(module: torch.nn.Module) -> torch.nn.Module:
@@ -70,18 +91,54 @@ def _of_a_tuple(module: torch.nn.Module) -> torch.nn.Module:
 
 def dump(module: torch.nn.Module, inputs: tuple[Input, ...]) -> bytes:
     """Return the file of a module, as it predicts. Raises `ConfigError` for a module that a file cannot hold."""
+    return described(module, inputs).body()
+
+
+@dataclass(frozen=True)
+class Description:
+    """A module as data: its graph as JSON, its arrays by the names that they have there, and which of them never change."""
+
+    head: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+    constants: tuple[str, ...]
+
+    def mark(self) -> str:
+        """Return a hash of what the module computes, whatever its parameters and buffers hold."""
+        digest = hashlib.sha256(json.dumps(self.head).encode())
+        for name in self.constants:
+            digest.update(self.arrays[name].tobytes())
+        return digest.hexdigest()
+
+    def body(self) -> bytes:
+        """Return the file. Raises `ConfigError` if it could not be loaded again."""
+        file = io.BytesIO()
+        np.savez(file, **{_HEAD: np.frombuffer(json.dumps(self.head).encode(), np.uint8)}, **self.arrays)  # type: ignore[arg-type]
+        body = file.getvalue()
+        try:
+            load(body, "its file")
+        except StorageError as error:
+            raise ConfigError(f"the model cannot be saved: {error.message}", hint=error.hint) from None
+        return body
+
+
+def described(module: torch.nn.Module, inputs: tuple[Input, ...]) -> Description:
+    """Return what the file of a module says. Raises `ConfigError` for a module that a file cannot hold."""
     program = traced(module, inputs)
     signature = program.graph_signature
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     values: dict[str, str] = {}
+    constants: list[str] = []
     fed: list[str] = []
     for spec in signature.input_specs:
         if spec.kind.name == "USER_INPUT":
             fed.append(spec.arg.name)
         elif spec.kind.name in ("PARAMETER", "BUFFER", "CONSTANT_TENSOR"):
             held = program.state_dict if spec.target in program.state_dict else program.constants
-            arrays[f"value/{len(arrays):04d}"] = _array(held[spec.target], spec.target)
-            values[spec.arg.name] = f"value/{len(arrays) - 1:04d}"
+            name = f"value/{len(arrays):04d}"
+            arrays[name] = _array(held[spec.target], spec.target)
+            values[spec.arg.name] = name
+            if spec.kind.name == "CONSTANT_TENSOR":
+                constants.append(name)
         else:
             raise ConfigError(f"the model holds {spec.target!r}, a {spec.kind.name.lower()}: a file can hold tensors only")
     if [spec.kind.name for spec in signature.output_specs] != ["USER_OUTPUT"]:
@@ -96,15 +153,8 @@ def dump(module: torch.nn.Module, inputs: tuple[Input, ...]) -> bytes:
             if name not in _CHECKS:
                 kwargs = {key: _encoded(value) for key, value in node.kwargs.items()}
                 nodes.append({"name": node.name, "op": name, "args": [_encoded(arg) for arg in node.args], "kwargs": kwargs})
-    graph = {"format": FORMAT, "inputs": fed, "values": values, "nodes": nodes, "output": output}
-    file = io.BytesIO()
-    np.savez(file, **{_HEAD: np.frombuffer(json.dumps(graph).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
-    body = file.getvalue()
-    try:
-        load(body, "")
-    except StorageError as error:
-        raise ConfigError(f"the model cannot be saved: {error.message}") from None
-    return body
+    head = {"format": FORMAT, "inputs": fed, "values": values, "nodes": nodes, "output": output}
+    return Description(head, arrays, tuple(constants))
 
 
 def _array(tensor: Any, name: str) -> np.ndarray[Any, Any]:
@@ -118,11 +168,14 @@ def _name(target: Any) -> str:
     import torch
 
     if isinstance(target, torch._ops.OpOverload):
-        return str(target)
-    name = str(getattr(target, "__name__", target))
-    if _PLAIN.get(name) is not target:
-        raise ConfigError(f"the model uses {name}, which a file cannot hold")
-    return f"plain.{name}"
+        name = str(target)
+        if name in _CHECKS or torch_operators.allowed(name):
+            return name
+    else:
+        name = str(getattr(target, "__name__", target))
+        if torch_operators.PLAIN.get(name) is target:
+            return f"plain.{name}"
+    raise ConfigError(f"the model uses {name}, which a file cannot hold", hint=_NO_FILE)
 
 
 def _encoded(value: Any) -> Any:
@@ -137,10 +190,10 @@ def _encoded(value: Any) -> Any:
         return [_encoded(item) for item in value]
     if isinstance(value, torch.device):
         return {"device": value.type}
-    for kind in _KINDS:
-        if isinstance(value, getattr(torch, kind)):
+    for kind, names in _KINDS.items():
+        if isinstance(value, getattr(torch, kind)) and str(value).removeprefix("torch.") in names:
             return {kind: str(value).removeprefix("torch.")}
-    raise ConfigError(f"the model uses an argument of type {type(value).__name__}, which a file cannot hold")
+    raise ConfigError(f"the model uses {value} ({type(value).__name__}), which a file cannot hold", hint=_NO_FILE)
 
 
 class Graph:
@@ -161,20 +214,12 @@ class Graph:
         self._check(self._output, known)
 
     def _operator(self, name: str) -> Any:
-        import torch
-
-        room, _, rest = name.partition(".")
-        if room == "plain" and rest in _PLAIN:
-            return _PLAIN[rest]
-        packet, _, overload = rest.partition(".")
-        found = getattr(getattr(torch.ops.aten, packet, None), overload, None) if room == "aten" else None
-        pure = isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable
-        if not pure or not (torch.Tag.core in found.tags or name in _ALSO):  # type: ignore[union-attr]
+        if not torch_operators.allowed(name):
             raise StorageError(
-                f"{self.where} uses {name!r}, which is not one of PyTorch's core operators: refused",
+                f"{self.where} uses {name!r}, which is not one of the operators that a net's file may use: refused",
                 hint="load only what sparkml has saved",
             )
-        return found
+        return torch_operators.function(name)
 
     def _check(self, value: Any, known: set[str]) -> None:
         """Raise for an argument that is not what `_encoded` makes, and for one that is not computed before it is used."""
@@ -186,8 +231,8 @@ class Graph:
             named = not more and isinstance(name, str)
             if not named or not (name in known if kind == "node" else name == "cpu" if kind == "device" else kind in _KINDS):
                 raise StorageError(f"{self.where} is no graph of a net: {value!r} is not known there")
-            if kind in _KINDS:
-                _constant(kind, name, self.where)
+            if kind in _KINDS and name not in _KINDS[kind]:
+                raise StorageError(f"{self.where} is no graph of a net: {name!r} is no {kind} that it may use")
         elif value is not None and not isinstance(value, bool | int | float | str):
             raise StorageError(f"{self.where} is no graph of a net: {value!r} is not known there")
 
@@ -199,25 +244,18 @@ class Graph:
         return self._decoded(self._output, known)
 
     def _decoded(self, value: Any, known: Mapping[str, Any]) -> Any:
+        import torch
+
         if isinstance(value, list):
             return [self._decoded(item, known) for item in value]
         if isinstance(value, dict):
             kind, name = next(iter(value.items()))
-            return known[name] if kind == "node" else name if kind == "device" else _constant(kind, name, self.where)
+            return known[name] if kind == "node" else name if kind == "device" else getattr(torch, name)
         return value
 
 
-def _constant(kind: str, name: str, where: str) -> Any:
-    import torch
-
-    found = getattr(torch, name, None)
-    if not isinstance(found, getattr(torch, kind)):
-        raise StorageError(f"{where} is no graph of a net: there is no {kind} {name!r}")
-    return found
-
-
 def load(body: bytes, where: str) -> Graph:
-    """Return the net. Raises `StorageError` for a file that is damaged or uses anything but core operators."""
+    """Return the net. Raises `StorageError` for a file that is damaged or uses any but `torch_operators`."""
     try:
         with np.load(io.BytesIO(body), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
