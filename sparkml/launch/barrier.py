@@ -244,7 +244,7 @@ def _refuse_encryption(spark: SparkSession) -> None:
     wanted = [name for name in _ENCRYPTION if _is_on(conf, name)]
     if wanted and not _one_machine(spark) and not _is_on(conf, _IN_THE_CLEAR):
         raise LaunchError(
-            f"{wanted[0]} is true, but Horovod's ring and the ranks' line to the driver do not encrypt",
+            f"{wanted[0]} is true, but gradients and the ranks' line to the driver are not encrypted",
             hint=f"if the network is private, allow it with --conf {_IN_THE_CLEAR}=true",
         )
 

@@ -19,7 +19,9 @@ from sparkml.errors import LaunchError, SparkmlError
 from sparkml.launch.barrier import first_cause, one_gang, preflight, slots
 from sparkml.launch.failure import TAIL_LINES, RankFailure, ended_by
 from sparkml.launch.gang import STALL_SECONDS, Gang
-from sparkml.launch.torch_worker import FAILED, run_rank
+from sparkml.launch.parent import import_path
+from sparkml.launch.torch_worker import FAILED, TASK, run_rank
+from sparkml.launch.versions import TORCH, installed
 from sparkml.launch.worker import Worker
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ _BEGIN, _END = "sparkml-rank-output-begins", "sparkml-rank-output-ends"
 _OUTPUT = re.compile(rf"{_BEGIN}\n(.*?)\n{_END}", re.DOTALL)
 _ENDED = re.compile(r"host +: (\S+)\s+rank +: (\d+) .*?\s+exitcode +: (-?\d+)", re.DOTALL)  # torchrun's last words
 _TORCHRUN = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic.*failed \(exitcode", re.MULTILINE)  # it writes what follows
+_LOST = re.compile(r"ExecutorLostFailure.*|Python worker exited unexpectedly.*")  # Spark's words, and whose task it was
+_PARTITION = re.compile(r"barrier task \w+\(\d+, (\d+)\)")
 _NOISE = re.compile(r"torch/distributed/|^\[Gloo\]|^\s*[~^]*$")
 
 
@@ -77,8 +81,10 @@ class DistributorGang(Gang):
             context.addJobTag(tag)
             try:
                 distributor = TorchDistributor(num_processes=size, local_mode=False, use_gpu=False)
+                setattr(distributor, "_check_encryption", lambda: None)  # noqa: B010  `preflight` has asked, before there were shards
                 # what `run` does, as pyspark's own DeepspeedTorchDistributor does it, with another way to run the file
-                made.append(distributor._run(run_rank, run_file, code, size, self.stall_timeout, self._verbose, local))
+                settings = code, size, self.stall_timeout, self._verbose, local, installed(TORCH)
+                made.append(distributor._run(run_rank, run_file, *settings))
             except Exception as problem:
                 problems.append(problem)
 
@@ -106,7 +112,10 @@ def run_file(input_params: dict[str, Any], path: str, *args: Any) -> None:
     client = input_params.get("log_streaming_client")
     command = TorchDistributor._create_torchrun_command(input_params, path, *args)
     tail: deque[str] = deque(maxlen=_LINES)
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as task:
+    environment = {**os.environ, "PYTHONPATH": import_path(), TASK: str(os.getpid())}
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    ) as task:
         try:
             assert task.stdout is not None
             for raw in task.stdout:
@@ -136,8 +145,14 @@ def _failure(error: Exception) -> SparkmlError:
     if ended:
         kind, cause, hint = ended_by(int(ended[3]))
         return RankFailure(int(ended[2]), ended[1], kind, cause, hint=hint, tail=tail).as_error()
+    if "EADDRINUSE" in output:
+        cause = "cannot meet the others: the port that its task had found free was taken before torchrun listened there"
+        return RankFailure(0, "its executor", "lost", cause, tail=tail).as_error()
     if re.search(r"Job \d+ cancelled|cancelled part of cancelled job", text):
         return LaunchError("the gang's Spark job was cancelled", hint="run it again when it is wanted")
     if "No module named torch" in text or "No module named 'torch'" in text:
         return LaunchError("the executors have no PyTorch", hint="pip install 'sparkml[torch]' in their environment")
+    lost, partition = _LOST.search(text), _PARTITION.search(text)
+    if lost:
+        return RankFailure(int(partition[1]) if partition else 0, "its executor", "lost", f"was lost: {lost[0][:300]}").as_error()
     return LaunchError(f"TorchDistributor failed: {first_cause(error)}", hint="see the executors' logs")

@@ -6,12 +6,11 @@ its output and nothing else.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
 import pickle
-import signal
+import re
 import socket
 import sys
 import time
@@ -23,17 +22,27 @@ from datetime import timedelta
 from typing import Any
 
 from sparkml.errors import SparkmlError
+from sparkml.launch.address import HERE, interface_to
 from sparkml.launch.failure import RankFailure
+from sparkml.launch.parent import die_with_parent
 from sparkml.launch.shared_memory import PeerGoneError
+from sparkml.launch.versions import ONE_ENVIRONMENT, TORCH, differences, installed
 
 FAILED = "sparkml-rank-failed "
-_PR_SET_PDEATHSIG = 1
+TASK = "SPARKML_TASK"  # environment variable: the process id of the Spark task that all this began with
+_INTERFACE = "GLOO_SOCKET_IFNAME"
+# what Gloo and the store say when the other side is not there; Gloo has no errors of its own
+_GONE = re.compile(r"connect|closed|reset|broken pipe|socket|read error|write error", re.IGNORECASE)
 _LONGEST_SECONDS = 365 * 86400.0  # the store's timeouts are milliseconds in an int
 _ECHO_SECONDS = 15.0  # the rank that is to blame gets its say first: the first task that fails makes the error
 
 
 class _StallError(Exception):
     """Ranks waited too long for each other."""
+
+
+class _UnfitError(Exception):
+    """This host may not take part."""
 
 
 class TorchWorker:
@@ -64,10 +73,7 @@ class TorchWorker:
             return [payload]
         import torch
 
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        with self._collective():
-            torch.distributed.all_gather(sizes, torch.tensor([len(payload)]))
-        counts = [int(size) for size in sizes]
+        counts = self._lengths(payload)
         if not max(counts):
             return [b""] * self.size
         mine = torch.zeros(max(counts), dtype=torch.uint8)
@@ -77,6 +83,34 @@ class TorchWorker:
         with self._collective():
             torch.distributed.all_gather(blocks, mine)
         return [block[:count].numpy().tobytes() for block, count in zip(blocks, counts, strict=True)]
+
+    def collect(self, payload: bytes) -> list[bytes]:
+        """Return on rank 0 what every rank gave, in rank order, and nothing on the others. For what is large, like a model."""
+        if self.size == 1:
+            return [payload]
+        import torch
+
+        counts = self._lengths(payload)
+        found = [payload] if self.rank == 0 else []
+        with self._collective():
+            if self.rank == 0:
+                for other in range(1, self.size):
+                    block = torch.empty(counts[other], dtype=torch.uint8)
+                    if counts[other]:
+                        torch.distributed.recv(block, other)
+                    found.append(block.numpy().tobytes())
+            elif payload:
+                torch.distributed.send(torch.frombuffer(bytearray(payload), dtype=torch.uint8), 0)
+        self.barrier()  # nobody leaves while its bytes are on their way
+        return found
+
+    def _lengths(self, payload: bytes) -> list[int]:
+        import torch
+
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        with self._collective():
+            torch.distributed.all_gather(sizes, torch.tensor([len(payload)]))
+        return [int(size) for size in sizes]
 
     def total(self, tensor: Any) -> None:
         """Replace a tensor by its sum over ranks, the same bits on each. Every rank calls, in the same order."""
@@ -111,13 +145,17 @@ class TorchWorker:
     def _collective(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # Gloo has no errors of its own
+        except RuntimeError as error:
             if "timed out" in str(error).lower() or "timeout" in str(error).lower():
                 raise _StallError(f"waited longer than {self._stall:g} s for another rank") from error
-            raise PeerGoneError(f"lost contact with another rank: {str(error).splitlines()[0]}") from error
+            if _GONE.search(str(error)):
+                raise PeerGoneError(f"lost contact with another rank: {str(error).splitlines()[0]}") from error
+            raise  # ranks that do not agree on what they exchange
 
 
-def run_rank(code: bytes, size: int, stall_timeout: float, verbose: bool, local: bool) -> list[bytes] | None:
+def run_rank(
+    code: bytes, size: int, stall_timeout: float, verbose: bool, local: bool, versions: dict[str, str]
+) -> list[bytes] | None:
     """Run the pickled function of a `TorchWorker` and return what it returned on all ranks; on ranks but the first None.
 
     Parameters
@@ -126,15 +164,22 @@ def run_rank(code: bytes, size: int, stall_timeout: float, verbose: bool, local:
         From the driver, by Spark's own way for functions.
     local
         All ranks are on the driver's machine: they need not be reached from anywhere else.
+    versions
+        What the driver has installed.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # torchrun may be killed before it has ended us
-    if local:
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    task = os.environ.get(TASK)
+    die_with_parent(int(task) if task else None)  # torchrun may be killed before it has ended us
+    interface = interface_to(HERE if local else os.environ["MASTER_ADDR"])
+    if interface and (local or not os.environ.get(_INTERFACE)):
+        os.environ[_INTERFACE] = interface
     worker = TorchWorker(int(os.environ["RANK"]), size, stall_timeout, verbose=verbose)
     try:
+        wrong = differences(versions, installed(TORCH))
+        if wrong:
+            raise _UnfitError(f"has other versions than the driver: {', '.join(wrong)}")
         worker.connect()
         function: Callable[[TorchWorker], bytes] = pickle.loads(code)
-        results = worker.all_gather(function(worker))
+        results = worker.collect(function(worker))
     except BaseException as error:
         _tell(worker, error)
         sys.exit(1)
@@ -142,10 +187,12 @@ def run_rank(code: bytes, size: int, stall_timeout: float, verbose: bool, local:
 
 
 def _tell(worker: TorchWorker, error: BaseException) -> None:
-    if not isinstance(error, SparkmlError | PeerGoneError | _StallError):  # those say enough by themselves
+    if not isinstance(error, SparkmlError | PeerGoneError | _StallError | _UnfitError):  # those say enough by themselves
         traceback.print_exc()
     if isinstance(error, _StallError):
         failure = RankFailure(worker.rank, worker.host, "stalled", str(error))
+    elif isinstance(error, _UnfitError):
+        failure = RankFailure(worker.rank, worker.host, "unfit", str(error), hint=ONE_ENVIRONMENT)
     else:
         text = error.message if isinstance(error, SparkmlError) else f"{type(error).__name__}: {error}"
         hint = error.hint if isinstance(error, SparkmlError) else None

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 
 # a package under any of its names; the first that is installed counts
-_PACKAGES = {
-    "sparkml": ("sparkml",),
+_ALL = {"sparkml": ("sparkml",), "numpy": ("numpy",), "pyarrow": ("pyarrow",)}
+KERAS = {
+    **_ALL,
     "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-cpu-aws"),
     "keras": ("keras",),
     "horovod": ("horovod",),
-    "numpy": ("numpy",),
-    "pyarrow": ("pyarrow",),
 }
+TORCH = {**_ALL, "torch": ("torch",)}
 ONE_ENVIRONMENT = (
     "give executors the driver's environment: pack it (scripts/build_dist) and pass it as spark.archives, "
     "with spark.pyspark.python inside"
 )
 
 
-def installed() -> dict[str, str]:
-    """Return the versions of Python and of the packages that ranks compute with, read from metadata: nothing is imported."""
+def installed(packages: Mapping[str, tuple[str, ...]] = KERAS) -> dict[str, str]:
+    """Return the versions of Python and of the packages that ranks compute with, read from metadata: nothing is imported.
+
+    A build's own mark (``2.9.0+cpu``) is left out.
+    """
     found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    for package, names in _PACKAGES.items():
+    for package, names in packages.items():
         for name in names:
             try:
-                found[package] = metadata.version(name)
+                found[package] = metadata.version(name).partition("+")[0]
                 break
             except metadata.PackageNotFoundError:
                 continue

@@ -34,7 +34,18 @@ def now() -> str:
 def versions() -> dict[str, str]:
     """Return the versions that can change a result, without importing the packages."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("sparkml", "pyspark", "numpy", "pandas", "pyarrow", "tensorflow-cpu", "tensorflow", "keras", "horovod"):
+    for package in (
+        "sparkml",
+        "pyspark",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "tensorflow-cpu",
+        "tensorflow",
+        "keras",
+        "horovod",
+        "torch",
+    ):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

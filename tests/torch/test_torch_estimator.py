@@ -6,9 +6,9 @@ import json
 import os
 import re
 import shutil
-import signal
-import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,21 +119,51 @@ def test_a_number_is_predicted_in_its_own_units(digits: DataFrame) -> None:
 
 
 def ranks() -> list[psutil.Process]:
-    """The ranks of TorchDistributor: what its torchruns have started."""
-    words = {process: process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])}
-    return [process for process, line in words.items() if line[1:2] == ["-u"] and line[2].endswith("/train.py")]
+    """The ranks that torchruns below this very process have started (the session's JVM is below it)."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            line = process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        if line[1:2] == ["-u"] and line[2].endswith("/train.py"):
+            found.append(process)
+    return found
 
 
-def once_there_are(checkpoints: Path, many: int, do: Any) -> threading.Thread:
-    def wait() -> None:
-        deadline = time.monotonic() + 200
-        while len(list(checkpoints.rglob("*.npz"))) < many and time.monotonic() < deadline:
-            time.sleep(0.02)
-        do()
+class Faults:
+    """Does something to a rank of a fit that runs, from a thread of its own."""
 
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._done: list[Future[None]] = []
+        self._seen: list[psutil.Process] = []
+
+    def once_there_are(self, many: int, checkpoints: Path, do: Callable[[psutil.Process], Any]) -> None:
+        """Call `do` with a rank as soon as there are so many checkpoints."""
+
+        def wait() -> None:
+            deadline = time.monotonic() + 100
+            while len(list(checkpoints.rglob("*.npz"))) < many:
+                assert time.monotonic() < deadline, f"not {many} checkpoints"
+                time.sleep(0.02)
+            self._seen = ranks()
+            assert len(self._seen) == 2
+            do(self._seen[0])
+
+        self._done.append(self._thread.submit(wait))
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread; fail if one of the ranks lives on."""
+        for done in self._done:
+            done.result(timeout=120)
+        _, alive = psutil.wait_procs(self._seen, 20)
+        assert not alive
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
 
 
 def weights_of(model: Any) -> str:
@@ -146,13 +176,15 @@ def whole(digits: DataFrame) -> str:
     return weights_of(a_net(epochs=30).fit(digits))
 
 
-def test_a_rank_killed_ends_the_fit_and_the_next_fit_goes_on(digits: DataFrame, whole: str, tmp_path: Path) -> None:
+def test_a_rank_killed_ends_the_fit_and_the_next_fit_goes_on(
+    digits: DataFrame, whole: str, tmp_path: Path, faults: Faults
+) -> None:
     folder = tmp_path / "ck"
     net = a_net(epochs=30, checkpointDir=str(folder), keepCheckpoints=100, maxRestarts=0)
-    killing = once_there_are(folder / "checkpoints", 3, lambda: ranks()[-1].send_signal(signal.SIGKILL))
+    faults.once_there_are(3, folder / "checkpoints", lambda rank: rank.kill())
     with pytest.raises(LaunchError, match=r"rank \d on .* was killed by signal 9 \(SIGKILL\)"):
         net.fit(digits)
-    killing.join()
+    faults.check()
     kept = len(list((folder / "checkpoints").rglob("*.npz")))
     assert 3 <= kept < 30
     model = net.fit(digits)
@@ -161,24 +193,37 @@ def test_a_rank_killed_ends_the_fit_and_the_next_fit_goes_on(digits: DataFrame, 
     assert not ranks()
 
 
-def test_a_rank_killed_is_started_again_by_itself(digits: DataFrame, whole: str, tmp_path: Path) -> None:
+def python_worker_of(rank: psutil.Process) -> psutil.Process:
+    """Spark's Python process of a rank's task: above torchrun and pyspark's wrapper around it."""
+    return rank.parents()[2]
+
+
+@pytest.mark.parametrize(
+    ("victim", "reason"),
+    [
+        (lambda rank: rank, r"rank \d on \S+ was killed by signal 9"),
+        (python_worker_of, r"rank \d on its executor was lost: Python worker exited unexpectedly"),
+    ],
+    ids=["a rank", "Spark's Python worker"],
+)
+def test_what_is_killed_is_started_again_by_itself(
+    victim: Any, reason: str, digits: DataFrame, whole: str, tmp_path: Path, faults: Faults
+) -> None:
     net = a_net(epochs=30, checkpointDir=str(tmp_path), keepCheckpoints=100, maxRestarts=1)
-    once_there_are(tmp_path / "checkpoints", 3, lambda: ranks()[0].send_signal(signal.SIGKILL))
+    faults.once_there_are(3, tmp_path / "checkpoints", lambda rank: victim(rank).kill())
     model = net.fit(digits)
+    faults.check()
     (restart,) = model.history["restarts"]
-    assert "was killed by signal 9" in restart["reason"] and restart["size"] == 2
+    assert re.match(reason, restart["reason"]) and restart["size"] == 2
     assert weights_of(model) == whole
 
 
-def test_a_rank_that_hangs_ends_the_fit_after_the_limit(digits: DataFrame, tmp_path: Path) -> None:
+def test_a_rank_that_hangs_ends_the_fit_after_the_limit(digits: DataFrame, tmp_path: Path, faults: Faults) -> None:
     net = a_net(epochs=2000, checkpointDir=str(tmp_path), stallTimeout=8, maxRestarts=0)
-    once_there_are(tmp_path / "checkpoints", 2, lambda: ranks()[0].send_signal(signal.SIGSTOP))
+    faults.once_there_are(2, tmp_path / "checkpoints", lambda rank: rank.suspend())
     with pytest.raises(LaunchError, match="waited longer than 8 s for another rank"):
         net.fit(digits)
-    deadline = time.monotonic() + 20
-    while ranks() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not ranks()  # the stopped one, too
+    faults.check()  # the stopped one ends, too
 
 
 def broken(shape: tuple[int, ...], outputs: int, task: str) -> Any:

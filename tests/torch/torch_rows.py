@@ -40,25 +40,40 @@ def a_job(store: Store | None = None, build: Any = None, layout: Any = LAYOUT, *
     )
 
 
+def normalised(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+    import torch
+
+    return torch.nn.Sequential(
+        torch.nn.Linear(shape[0], 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, outputs)
+    )
+
+
 def on_ranks(fn: Callable[[TorchWorker], bytes], size: int) -> list[bytes]:
     """Run `fn` on ranks as TorchDistributor would start them, and return what each returned."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    answers = context.SimpleQueue()
+    receiver, sender = context.Pipe(duplex=False)
     code = cloudpickle.dumps(fn)
-    ranks = [context.Process(target=partial(_rank, code, rank, size, port, answers)) for rank in range(size)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(120)
-        assert rank.exitcode == 0
-    return answers.get()  # type: ignore[no-any-return]
+    ranks = [context.Process(target=partial(_rank, code, rank, size, port, sender)) for rank in range(size)]
+    try:
+        for rank in ranks:
+            rank.start()
+        sender.close()  # now a rank that ends without an answer ends the pipe
+        assert receiver.poll(120), "the ranks do not answer"
+        found = receiver.recv()  # before they are joined: a pipe holds 64 KB
+        for rank in ranks:
+            rank.join(60)
+            assert rank.exitcode == 0
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return found  # type: ignore[no-any-return]
 
 
-def _rank(code: bytes, rank: int, size: int, port: int, answers: Any) -> None:
+def _rank(code: bytes, rank: int, size: int, port: int, sender: Any) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-    found = run_rank(code, size, 60.0, False, True)
+    found = run_rank(code, size, 60.0, False, True, {})
     if rank == 0:
-        answers.put(found)
+        sender.send(found)

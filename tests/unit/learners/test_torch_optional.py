@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from sparkml.errors import ConfigError
 from sparkml.estimators.trainers.torch import TorchTrainerOptions
-from sparkml.launch import distributor
-from sparkml.launch.torch_worker import FAILED
+from sparkml.launch import distributor, torch_worker
+from sparkml.launch.shared_memory import PeerGoneError
+from sparkml.launch.torch_worker import FAILED, TASK
 from sparkml.plugins import load
 
 
@@ -114,6 +115,84 @@ def test_of_a_rank_that_was_killed_torchrun_tells() -> None:
     error = distributor._failure(RuntimeError(OUTPUT.format(marked="", code=-9)))
     assert error.message.startswith("rank 1 on node7 was killed by signal 9 (SIGKILL)\n  its last lines:\n    [rank 1] went on")
     assert "torchrun" not in error.message
+
+
+SPARK = """Job aborted due to stage failure: Could not recover from a failed barrier ResultStage. Most recent failure reason: \
+Stage failed because barrier task ResultTask(3, 1) finished unsuccessfully.
+{cause}
+	at org.apache.spark.api.python
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "rank", "cause"),
+    [
+        (
+            SPARK.format(cause="ExecutorLostFailure (executor 0 exited) Reason: Command exited with code 137"),
+            1,
+            "was lost: ExecutorLost",
+        ),
+        (
+            SPARK.format(cause="org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)"),
+            1,
+            "was lost: Python worker",
+        ),
+        (
+            SPARK.format(
+                cause=OUTPUT.split("E1121")[0].format(marked="DistNetworkError: code: -98, name: EADDRINUSE") + OUTPUT[-60:]
+            ),
+            0,
+            "cannot meet the others: the port",
+        ),
+    ],
+)
+def test_what_was_lost_is_a_failure_that_may_pass(text: str, rank: int, cause: str) -> None:
+    failure = distributor._failure(RuntimeError(text)).failure
+    assert failure is not None and (failure.kind, failure.rank) == ("lost", rank) and failure.cause.startswith(cause)
+
+
+def test_torchrun_imports_what_its_task_can_and_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    code = f"import os; print(os.environ['PYTHONPATH'].split(os.pathsep)[-1], int(os.environ['{TASK}']) == os.getppid())"
+    monkeypatch.setattr(TorchDistributor, "_create_torchrun_command", lambda *given: [sys.executable, "-c", code])
+    monkeypatch.setattr(sys, "path", [*sys.path, "/work/of/py-files.zip"])
+    with pytest.raises(RuntimeError, match=r"\n/work/of/py-files\.zip True\n"):
+        distributor.run_file({}, "/nowhere/train.py")
+
+
+def test_a_host_with_another_pytorch_may_not_take_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch_worker, "die_with_parent", lambda ancestor: None)
+    monkeypatch.setattr(torch_worker, "installed", lambda packages: {"python": "3.11", "torch": "2.9.0"})
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+    with pytest.raises(SystemExit):
+        torch_worker.run_rank(b"", 2, 60.0, False, True, {"python": "3.11", "torch": "2.8.0"})
+    told = capsys.readouterr().out.partition(FAILED)[2]
+    failure = distributor._failure(RuntimeError(OUTPUT.format(marked=f"{FAILED}{told}", code=1))).failure
+    assert failure is not None and failure.kind == "unfit"
+    assert failure.cause == "has other versions than the driver: torch 2.9.0 (the driver has 2.8.0)"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]:4711", PeerGoneError),
+        ("[/gloo/transport/tcp/pair.cc:446] writev [10.0.0.2]:4711: Broken pipe", PeerGoneError),
+        (
+            "[/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 8000ms for recv operation to complete",
+            torch_worker._StallError,
+        ),
+        ("[enforce fail at /gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 12 vs 8", RuntimeError),
+    ],
+)
+def test_only_a_lost_connection_is_another_rank_s_fault(said: str, kind: type[Exception]) -> None:
+    worker = torch_worker.TorchWorker(0, 2, 8.0, verbose=False)
+    with pytest.raises(kind) as caught, worker._collective():
+        raise RuntimeError(said)
+    assert type(caught.value) is kind
 
 
 def test_anything_else_is_spark_s_to_tell() -> None:
