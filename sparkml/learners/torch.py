@@ -39,7 +39,7 @@ class Exchange(Protocol):
 
 
 class TorchLearner:
-    """`sparkml.learners.loop.Learner` around a module.
+    """`sparkml.learners.loop.Learner` around a module. `graph` is, on rank 0, the hash of what it computes when it predicts.
 
     A step's gradient is that of the mean loss over the real rows of all ranks, whatever each has: the gradient of the *sum* is
     totalled over ranks and divided by the totalled number of rows. Random numbers (dropout) come from PyTorch's own generator,
@@ -68,8 +68,11 @@ class TorchLearner:
         torch.manual_seed(seed)
         self.module = source.make(layout.inputs, self._target)
         _check(self.module, layout, self._target)
+        self.graph = ""
         if exchange.rank == 0:
-            torch_file.dump(self.saved(), layout.inputs)  # a model that cannot be saved is refused before it is trained
+            written = torch_file.described(self.saved(), layout.inputs)
+            written.body()  # a model that cannot be saved is refused before it is trained
+            self.graph = written.mark()
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self._peak = options.learning_rate * (exchange.size if options.scale_learning_rate else 1)
         self.optimizer = _optimizer([item for item in self.module.parameters() if item.requires_grad], options, self._peak)
@@ -106,23 +109,25 @@ class TorchLearner:
         """Total the gradients over ranks, step the optimizer, and return whether any rank wants a checkpoint now."""
         import torch
 
-        gradients = [torch.zeros_like(item) if item.grad is None else item.grad for item in self._trained]
-        facts = torch.tensor([self._held_rows, float(due)])
+        # an embedding may keep its gradient sparse; what no row reached has none
+        gradients = [torch.zeros_like(item) if item.grad is None else item.grad.to_dense() for item in self._trained]
+        facts = torch.tensor([self._held_rows, float(due), *(float(item.grad is not None) for item in self._trained)])
         together = torch.cat([*(gradient.reshape(-1).to(torch.float32) for gradient in gradients), facts])
         began = time.monotonic()
         self._exchange.total(together)
         self._waited += time.monotonic() - began
-        rows, wanted = (float(fact) for fact in together[-2:])
-        means = (together[:-2] / max(rows, 1.0)).split([gradient.numel() for gradient in gradients])
-        for item, mean in zip(self._trained, means, strict=True):
-            item.grad = mean.view_as(item).to(item.dtype)
+        rows, wanted, *reached = together[-len(facts) :].tolist()
+        means = (together[: -len(facts)] / max(rows, 1.0)).split([gradient.numel() for gradient in gradients])
+        for item, mean, ranks in zip(self._trained, means, reached, strict=True):
+            # with a gradient of zeros, weight decay and momentum would move what this step did not use
+            item.grad = mean.view_as(item).to(item.dtype) if ranks else None
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._updates += 1
         self._held_rows = 0.0
-        return wanted > 0
+        return bool(wanted)
 
     def _rate(self) -> float:
         """Return the learning rate of the next update; see `NetOptions`."""
@@ -168,14 +173,22 @@ class TorchLearner:
         return objective
 
     def average(self, rows: int) -> None:
-        """Average the statistics that each rank collected from its own batches (batch normalisation), weighted by its rows."""
+        """Average the statistics that each rank collected from its own batches (batch normalisation), weighted by its rows.
+
+        What is the same on all ranks keeps its bits, be it infinite: a mask may be a buffer, too.
+        """
         import torch
 
         kept = self._collected()
         if kept and self._exchange.size > 1:
-            together = torch.cat([*(buffer.reshape(-1).double() * rows for buffer in kept), torch.tensor([float(rows)]).double()])
+            own = torch.cat([buffer.reshape(-1).double() for buffer in kept])
+            first = own.clone()
+            self._exchange.broadcast(first)
+            same = (own == first) | (own.isnan() & first.isnan()) | (rows == 0)
+            together = torch.cat([torch.where(same, 0.0, (own - first) * rows), torch.tensor([float(rows)]).double()])
             self._exchange.total(together)
-            means = (together[:-1] / together[-1]).split([buffer.numel() for buffer in kept])
+            distance = together[:-1] / together[-1]
+            means = torch.where(distance == 0, first, first + distance).split([buffer.numel() for buffer in kept])
             for buffer, mean in zip(kept, means, strict=True):
                 buffer.copy_(mean.view_as(buffer))
 
@@ -312,7 +325,7 @@ def _optimizer(parameters: list[Any], options: TorchOptions, rate: float) -> Any
     kinds = {name.lower(): kind for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
     try:
         return kinds[options.optimizer](parameters, lr=rate, **extra)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise ConfigError(f"optimizer_options do not fit {options.optimizer}: {error}") from None
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sparkml.errors import TrainingError
 from sparkml.launch.worker import Worker
-from sparkml.learners import loop, torch_file
+from sparkml.learners import agree, loop, torch_file
 from sparkml.learners.feed import Layout, Rows, Shards
 from sparkml.learners.resume import Keeper
 from sparkml.learners.torch import Exchange, TorchLearner
@@ -56,21 +58,40 @@ def train_rows(worker: TorchRank, job: TorchJob, rows: Rows, validation: Rows | 
     worker.note("start", 0)
     torch.use_deterministic_algorithms(True)
     learner = TorchLearner(job.source, job.layout, job.options, worker, job.seed, class_weights=job.class_weights)
-    keeper = Keeper(job.store, job.checkpoint, _mark(job, learner), job.options, job.shuffle_bytes)
+    mark = _mark(job, learner, _agreed(worker, learner))
+    keeper = Keeper(job.store, job.checkpoint, mark, job.options, job.shuffle_bytes)
     history = loop.train(worker, learner, loop.Data(rows, validation, job.layout), job.options, keeper)
     facts = {"parameters": sum(item.numel() for item in learner.module.parameters()), "layers": str(learner.module)}
     return {**history, **facts}, learner
 
 
-def _mark(job: TorchJob, learner: TorchLearner) -> str:
-    """Return the fingerprint that a checkpoint of this training carries."""
-    first = {name: [list(value.shape), value.dtype.str] for name, value in learner.weights().items()}
+def _agreed(worker: TorchRank, learner: TorchLearner) -> list[str]:
+    """Return the hashes of the graph that rank 0 has traced and of the names and shapes that the module holds.
+
+    Raises `TrainingError` if ranks have built different modules.
+    """
+    shapes = {name: [list(value.shape), value.dtype.str] for name, value in learner.weights().items()}
+    ranks = agree.gathered(worker, [learner.graph, fingerprint(shapes)])
+    different = [rank for rank, (_, mark) in enumerate(ranks) if mark != ranks[0][1]]
+    if different:
+        raise TrainingError(
+            f"the modules of ranks {different} have other parameters or buffers than that of rank 0",
+            hint="the model function must build the same module on every rank, whatever the rank, the host and the time",
+        )
+    return [str(mark) for mark in ranks[0]]
+
+
+def _mark(job: TorchJob, learner: TorchLearner, module: list[str]) -> str:
+    """Return the fingerprint that a checkpoint of this training carries.
+
+    The graph is that of predictions: of what happens in training only (dropout), the text of the module tells.
+    """
     return fingerprint(
         {
             "kind": "torch",
             "data": job.data_mark,
             "options": job.options.course(),
-            "model": [str(learner.module), first],
+            "model": [*module, re.sub(r"\bat 0x[0-9a-f]+", "", str(learner.module))],  # an address is another in every process
             "layout": repr(job.layout),
             "class_weights": job.class_weights,
             "seed": job.seed,

@@ -17,9 +17,9 @@ class TorchOptions(NetOptions):
     Attributes
     ----------
     optimizer, optimizer_options
-        An optimizer of ``torch.optim``, and its arguments beside the learning rate (``{weight_decay: 0.01}``). ``sgd`` alone
-        means Nesterov momentum 0.9.
+        An optimizer of ``torch.optim``, and its arguments beside the learning rate: ``{weight_decay: 0.01,
+        betas: [0.9, 0.98]}``. ``sgd`` alone means Nesterov momentum 0.9.
     """
 
     optimizer: TORCH_OPTIMIZERS = "adam"
-    optimizer_options: dict[str, float | bool | int | None] = Field({})
+    optimizer_options: dict[str, float | bool | int | tuple[float, float] | None] = Field({})

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from sparkml.errors import ConfigError, DataError, StorageError, TrainingError
+from sparkml.errors import ConfigError, DataError, TrainingError
 from sparkml.launch.torch_worker import TorchWorker
 from sparkml.learners import torch_file
 from sparkml.learners.feed import Layout
-from sparkml.learners.inputs import Input, Target
+from sparkml.learners.inputs import Target
 from sparkml.learners.torch_job import TorchJob, train_rows
 from sparkml.learners.torch_net import torch_source_of
 from sparkml.storage import Store
 from tests.spark.keras_rows import LAYOUT, Memory, blobs
-from tests.torch.torch_rows import AloneTorch, a_job, on_ranks
+from tests.torch.torch_rows import AloneTorch, a_job, normalised, on_ranks
 
 
 def run(job: TorchJob, rows: Memory, validation: Memory | None = None) -> dict[str, Any]:
@@ -106,12 +106,6 @@ def test_shards_of_unequal_size_count_every_row_once() -> None:
         np.testing.assert_allclose(found[0]["weights"][name], value.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
-def normalised(shape: tuple[int, ...], outputs: int, task: str) -> Any:
-    return torch.nn.Sequential(
-        torch.nn.Linear(shape[0], 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, outputs)
-    )
-
-
 class KilledError(Exception):
     pass
 
@@ -184,6 +178,128 @@ def test_a_label_far_from_zero_is_learnt_in_its_own_units() -> None:
     assert history["epochs"][-1]["rmse"] < 10
 
 
+class Spare(torch.nn.Module):
+    """A layer that no row reaches, one that every row does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.spare = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.dense(x)
+
+
+def test_what_no_row_reached_is_left_alone() -> None:
+    """As in a plain loop: AdamW shrinks by weight decay what has a gradient, be it of zeros, and nothing else."""
+    torch.manual_seed(5)
+    first = Spare()
+    steps = torch.optim.AdamW(first.parameters(), lr=0.05, weight_decay=0.5)
+    rows = blobs(48)
+    found = run(a_job(build=Spare, optimizer="adamw", optimizer_options={"weight_decay": 0.5}), rows)["weights"]
+    np.testing.assert_array_equal(found["spare.weight"], first.spare.weight.detach().numpy())
+    for epoch in range(3):
+        for block in rows.batches(16, epoch=epoch):
+            steps.zero_grad()
+            output = first(torch.tensor(block["features"]))
+            torch.nn.functional.cross_entropy(output, torch.tensor(block["label"]).long()).backward()
+            steps.step()
+    for name, value in first.named_parameters():
+        np.testing.assert_allclose(found[name], value.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+class Looks(torch.nn.Module):
+    """An embedding of what is on, with a dense or a sparse gradient."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(6, 3, sparse=sparse)
+
+    def forward(self, x: Any) -> Any:
+        return self.table((x > 0.5).int() + 2 * torch.arange(3)).sum(1)
+
+
+def test_a_sparse_gradient_is_one_of_zeros_elsewhere() -> None:
+    dense, sparse = (run(a_job(build=partial(Looks, kind), gradient_accumulation=2), blobs(60)) for kind in (False, True))
+    np.testing.assert_allclose(sparse["weights"]["table.weight"], dense["weights"]["table.weight"], rtol=1e-5)
+    assert sparse["epochs"][-1]["loss"] < sparse["epochs"][0]["loss"]
+
+
+class Masked(torch.nn.Module):
+    """Buffers that are infinite and that are no number, and one that every rank collects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.norm = torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)
+        self.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
+        self.register_buffer("third", torch.tensor([1 / 3, -0.0, float("nan")]))
+
+    def forward(self, x: Any) -> Any:
+        return self.norm(self.dense(x)) @ torch.softmax(self.mask, 1)
+
+
+@pytest.mark.parametrize("cut", [[0, 40, 40], [0, 0, 40], [0, 27, 40]])
+def test_buffers_that_are_the_same_everywhere_keep_their_bits(cut: list[int]) -> None:
+    job = a_job(build=Masked, batch_size=8)
+    found = [json.loads(block) for block in on_ranks(partial(_share, rows=blobs(40), cut=cut, job=job), 2)]
+    assert str(found[0]["weights"]) == str(found[1]["weights"])
+    module = Masked()
+    for name in ("mask", "third"):
+        np.testing.assert_array_equal(found[0]["weights"][name], getattr(module, name).double().numpy())
+    assert np.signbit(found[0]["weights"]["third"][1])
+    assert np.isfinite(found[0]["weights"]["norm.running_var"]).all() and found[0]["weights"]["norm.running_var"] != [1.0] * 3
+
+
+def test_ranks_that_build_different_modules_are_told() -> None:
+    import os
+
+    def wider(shape: tuple[int, ...], outputs: int, task: str) -> Any:
+        width = 4 + int(os.environ["RANK"])
+        return torch.nn.Sequential(torch.nn.Linear(shape[0], width), torch.nn.Linear(width, outputs))
+
+    def fn(worker: TorchWorker) -> bytes:
+        with pytest.raises(
+            TrainingError, match=r"the modules of ranks \[1\] have other parameters or buffers than that of rank 0"
+        ):
+            _share(worker, blobs(40), [0, 20, 40], a_job(build=wider))
+        return b"told"
+
+    assert on_ranks(fn, 2) == [b"told"] * 2
+
+
+def test_results_of_any_size_reach_rank_0() -> None:
+    assert [len(block) for block in on_ranks(lambda worker: b"x" * (worker.rank * 300_000), 3)] == [0, 300_000, 600_000]
+
+
+class Activates(torch.nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.dense, self.function = torch.nn.Linear(3, 3), function
+
+    def extra_repr(self) -> str:
+        return repr(self.function)  # holds an address
+
+    def forward(self, x: Any) -> Any:
+        return self.function(self.dense(x))
+
+
+def test_a_checkpoint_is_of_what_the_module_computes(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    run(a_job(store, build=lambda: Activates(lambda x: torch.relu(x))), blobs(40))
+    same = run(a_job(store, build=lambda: Activates(lambda x: torch.relu(x)), epochs=4), blobs(40))
+    assert same["resumed"] == "went on after epoch 3"
+    other = run(a_job(store, build=lambda: Activates(lambda x: torch.sigmoid(x)), epochs=4), blobs(40))
+    assert "they have other data or settings" in other["resumed"]
+
+
+def test_an_optimizer_may_have_pairs_of_options() -> None:
+    found = run(a_job(build=linear, optimizer_options={"betas": [0.8, 0.9]}), blobs(48))["weights"]
+    wanted = plain(blobs(48), 16, 3, partial(torch.optim.Adam, lr=0.05, betas=(0.8, 0.9)))
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="optimizer_options do not fit adam: Invalid beta parameter"):
+        run(a_job(optimizer_options={"betas": [0.8, 1.5]}), blobs(20))
+
+
 # what a model may be
 
 
@@ -230,106 +346,3 @@ def test_no_rows_and_a_loss_that_is_not_finite() -> None:
             a_job(build=linear, learning_rate=10, optimizer="sgd", optimizer_options={"momentum": 0.0}),
             replace(blobs(20), x=blobs(20).x * 1e30),
         )
-
-
-# the file
-
-IMAGE = (Input("image", (8, 8, 1)),)
-MIXED = (Input("number", ()), Input("word", (), "int32", 9), Input("words", (4,), "int32", 9), Input("vector", (3,)))
-
-
-def attention() -> Any:
-    class Attends(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
-            self.last = torch.nn.Linear(8, 3)
-
-        def forward(self, x: Any) -> Any:
-            return self.last(self.layer(x.reshape(x.shape[0], 2, 4)).flatten(1))
-
-    return Attends()
-
-
-def recurrent() -> Any:
-    class Recurrent(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.LSTM(2, 5, batch_first=True)
-            self.last = torch.nn.Linear(5, 3)
-
-        def forward(self, x: Any) -> Any:
-            return self.last(self.layer(x.unflatten(1, (4, 2)))[0][:, -1])
-
-    return Recurrent()
-
-
-@pytest.mark.parametrize(
-    ("build", "inputs"),
-    [
-        ({"type": "cnn", "filters": (4, 8), "dense": 16}, IMAGE),
-        ({"type": "mlp", "activation": "gelu"}, MIXED),
-        (normalised, LAYOUT.inputs),
-        (attention, (Input("x", (8,)),)),
-        (recurrent, (Input("x", (8,)),)),
-    ],
-)
-def test_a_file_gives_what_the_module_gives(build: Any, inputs: tuple[Input, ...]) -> None:
-    """For one row, for many, and for ids that no training row had."""
-    torch.manual_seed(1)
-    module = torch_source_of(build).make(inputs, Target("label", "classification", 3)).eval()
-    graph = torch_file.load(torch_file.dump(module, inputs), "it")
-    for rows in (1, 2, 70):
-        tensors = [
-            torch.randint(-2, 14, (rows, *item.shape), dtype=torch.int32) if item.is_ids else torch.randn(rows, *item.shape)
-            for item in inputs
-        ]
-        with torch.no_grad():
-            np.testing.assert_allclose(graph(*tensors).numpy(), module(*tensors).numpy(), rtol=1e-4, atol=1e-5)
-
-
-def altered(change: Any) -> bytes:
-    """A good file whose graph somebody rewrote."""
-    import io
-
-    with np.load(io.BytesIO(torch_file.dump(torch.nn.Linear(3, 3), LAYOUT.inputs))) as file:
-        arrays = {name: file[name] for name in file.files}
-    head = json.loads(arrays["_graph"].tobytes())
-    change(head, arrays)
-    arrays["_graph"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
-    out = io.BytesIO()
-    np.savez(out, **arrays)
-    return out.getvalue()
-
-
-def test_the_file_that_is_altered_here_is_otherwise_good() -> None:
-    torch_file.load(altered(lambda head, arrays: None), "it")
-
-
-CHANGES: dict[str, Any] = {
-    "writes a file": lambda head, arrays: head["nodes"][0].update(op="aten.save.default"),
-    "reads a file": lambda head, arrays: head["nodes"][0].update(op="aten.from_file.default"),
-    "changes its arguments": lambda head, arrays: head["nodes"][0].update(op="aten.add_.Tensor"),
-    "another room": lambda head, arrays: head["nodes"][0].update(op="prims.add.default"),
-    "Python": lambda head, arrays: head["nodes"][0].update(op="plain.__import__"),
-    "no operator": lambda head, arrays: head["nodes"][0].update(op="aten.__class__.__name__"),
-    "an attribute of torch": lambda head, arrays: head["nodes"][0].update(kwargs={"x": {"dtype": "load"}}),
-    "a node that comes later": lambda head, arrays: head["nodes"][0].update(args=[{"node": head["nodes"][-1]["name"]}]),
-    "an unknown mapping": lambda head, arrays: head["nodes"][0].update(args=[{"call": "os.system"}]),
-    "a missing array": lambda head, arrays: arrays.pop("value/0000"),
-    "pickled objects": lambda head, arrays: arrays.update({"value/0000": np.array([{"a": 1}], dtype=object)}),
-    "another format": lambda head, arrays: head.update(format=2),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_files_that_are_not_ours_are_refused(change: str) -> None:
-    with pytest.raises(StorageError):
-        torch_file.load(altered(CHANGES[change]), "it")
-
-
-def test_torn_files_are_refused() -> None:
-    body = torch_file.dump(torch.nn.Linear(3, 3), LAYOUT.inputs)
-    for damaged in (b"", b"not a file", body[: len(body) // 2]):
-        with pytest.raises(StorageError):
-            torch_file.load(damaged, "it")
