@@ -14,8 +14,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,29 +48,13 @@ def traced(module: torch.nn.Module, inputs: tuple[Input, ...]) -> torch.export.E
     rows = torch.export.Dim("rows")
     sizes = (tuple({0: rows} for _ in inputs),)
     try:
-        with _predicting():
-            found = torch.export.export(_of_a_tuple(module).eval(), (probes,), dynamic_shapes=sizes, strict=False)
-            return found.run_decompositions()
+        return torch.export.export(_of_a_tuple(module).eval(), (probes,), dynamic_shapes=sizes, strict=False).run_decompositions()
     except Exception as error:  # whatever a user's module raises while it is traced
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"the model cannot be written down as a graph: {reason}",
             hint="forward must take any number of rows, and must not branch on values (see torch.export)",
         ) from error
-
-
-@contextmanager
-def _predicting() -> Iterator[None]:
-    """Without gradients: then a module's own ``no_grad`` changes nothing, and leaves no mark in the graph."""
-    import torch
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # without gradients, attention becomes one opaque operator
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _of_a_tuple(module: torch.nn.Module) -> torch.nn.Module:
