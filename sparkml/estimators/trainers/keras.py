@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from sparkml.errors import ConfigError
 from sparkml.estimators.trainer import NetTrainer, TrainContext
 from sparkml.launch.options import GangOptions
 from sparkml.learners.training import TrainingOptions
@@ -57,8 +56,6 @@ class Keras(NetTrainer):
             params["validationIndicatorCol"] = context.validation_col
         if context.task == "classification":
             return KerasClassifier(numClasses=len(context.classes), **params)
-        if self.options.label_smoothing:
-            raise ConfigError("label_smoothing is for classification, the pipeline's task is regression")
         return KerasRegressor(**params)
 
     def models(self) -> tuple[type[NetModel], ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from sparkml.errors import ConfigError
 from sparkml.estimators.trainer import NetTrainer, TrainContext
 from sparkml.launch.options import RankOptions
 from sparkml.learners.torch_options import TorchOptions
@@ -55,8 +54,6 @@ class Torch(NetTrainer):
             params["validationIndicatorCol"] = context.validation_col
         if context.task == "classification":
             return TorchClassifier(numClasses=len(context.classes), **params)
-        if self.options.label_smoothing:
-            raise ConfigError("label_smoothing is for classification, the pipeline's task is regression")
         return TorchRegressor(**params)
 
     def models(self) -> tuple[type[NetModel], ...]:
