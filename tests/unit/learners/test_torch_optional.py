@@ -156,8 +156,8 @@ def test_torchrun_imports_what_its_task_can_and_knows_it(monkeypatch: pytest.Mon
 
     code = f"import os; print(os.environ['PYTHONPATH'].split(os.pathsep)[-1], int(os.environ['{TASK}']) == os.getppid())"
     monkeypatch.setattr(TorchDistributor, "_create_torchrun_command", lambda *given: [sys.executable, "-c", code])
-    monkeypatch.setattr(sys, "path", [*sys.path, "/work/of/py-files.zip"])
-    with pytest.raises(RuntimeError, match=r"\n/work/of/py-files\.zip True\n"):
+    monkeypatch.setattr(sys, "path", [*sys.path, "/place/of/py-files.zip"])
+    with pytest.raises(RuntimeError, match=r"\n/place/of/py-files\.zip True\n"):
         distributor.run_file({}, "/nowhere/train.py")
 
 
