@@ -130,13 +130,7 @@ class KerasEstimator(HasColumns, HasGang, HasTraining, NetEstimator):
         )
 
     def _model(self, body: bytes, history: dict[str, Any], prepared: Prepared) -> KerasModel:
-        signature = {
-            "columns": [column.model_dump() for column in prepared.columns],
-            "inputs": [vars(item) for item in prepared.layout.inputs],
-            "targets": [vars(target) for target in prepared.layout.targets],
-            "logits": history.pop("logits"),
-            "labels": prepared.label_names,
-        }
+        signature = {**prepared.signature, "logits": history.pop("logits")}
         return self._trained(self._model_class(body, history, signature, allow=self.source.allow))
 
     @contextlib.contextmanager

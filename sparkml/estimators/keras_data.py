@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
@@ -62,6 +63,16 @@ class Prepared:
     rows: int
     label_names: list[str]
     class_weights: tuple[float, ...] | None
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """What a model keeps of its columns, as JSON: see `sparkml.estimators.net_model.NetModel`."""
+        return {
+            "columns": [column.model_dump() for column in self.columns],
+            "inputs": [vars(item) for item in self.layout.inputs],
+            "targets": [vars(target) for target in self.layout.targets],
+            "labels": self.label_names,
+        }
 
 
 class Frame:

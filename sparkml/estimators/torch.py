@@ -111,14 +111,7 @@ class TorchEstimator(HasRanks, HasTorchTraining, NetEstimator):
         )
 
     def _model(self, body: bytes, history: dict[str, Any], prepared: Prepared) -> TorchModel:
-        signature = {
-            "columns": [column.model_dump() for column in prepared.columns],
-            "inputs": [vars(item) for item in prepared.layout.inputs],
-            "targets": [vars(target) for target in prepared.layout.targets],
-            "logits": [True],
-            "labels": prepared.label_names,
-            "layers": history.pop("layers"),
-        }
+        signature = {**prepared.signature, "logits": [True], "layers": history.pop("layers")}
         return self._trained(self._model_class(body, history, signature))
 
     def _saved(self) -> tuple[Any, bytes | None]:
