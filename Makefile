@@ -10,7 +10,7 @@ LOCKED_EXTRAS := --extra deep --extra sklearn --extra s3 --extra dev
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup:  ## create .venv from the hash-locked requirements (2-3 minutes the first time, nothing afterwards)
+setup:  ## create .venv from the hash-locked requirements (3-4 minutes the first time, nothing afterwards)
 	@scripts/bootstrap
 
 demo: setup  ## run the digits pipeline from raw data to a registered, scored model and its report

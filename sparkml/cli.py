@@ -321,6 +321,19 @@ def doctor(env: Env = None, assignments: Set = None, as_json: Json = False) -> N
         raise typer.Exit(4)
 
 
+@app.command()
+def warm(as_json: Json = False) -> None:
+    """Make Spark start in half the time on this machine: load its classes from an archive, made once, in a minute.
+
+    `make setup` does it. After another Java or another Python environment, do it again.
+    """
+    from sparkml import class_archive
+
+    archive = class_archive.make()
+    size = archive.stat().st_size
+    print_json({"archive": str(archive), "bytes": size}) if as_json else print(f"{archive} ({size / 1e6:.0f} MB)")
+
+
 @app.command("exit-codes")
 def exit_codes() -> None:
     """List what each exit code means."""

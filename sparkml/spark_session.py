@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparkml import class_archive
 from sparkml.config import looks_secret, resolve_reference
 from sparkml.errors import LaunchError
 
@@ -74,7 +75,7 @@ def session(
     for key, value in settings.items():
         builder = builder.config(key, resolve_reference(str(value)))
     try:
-        with _stderr_to(jvm_log):
+        with _stderr_to(jvm_log), class_archive.used():
             made = builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as error:
         raise LaunchError(

@@ -1,7 +1,8 @@
 """The rows of deep.py that need Spark: how soon a fit takes its first step, scoring, and memory.
 
-- ``submit``: a fresh process that starts a session and fits, to its first step, with shards that are there, against a fresh
-  process that starts a bare SparkSession and imports TensorFlow and Horovod. Beside them a ``fit`` in a session that is there.
+- ``submit``: a fresh process that starts a session and fits, to the report of its first step, with shards that are there,
+  against a fresh process that starts a bare SparkSession and imports TensorFlow and Horovod; the same two with and without the
+  archive of Spark's classes (``sparkml warm``). Beside them a ``fit`` in a session that is there.
 - ``transform``: `KerasModel.transform` of a cached DataFrame to the noop sink on two cores against ``model.predict`` on arrays
   with two threads, and against a Python UDF that calls the model row by row.
 - ``memory``: the driver's peak (measured as driver_memory.py does) and the ranks' at two sizes of shards, one ten times the
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 from scripts.bench.deep_ranks import BATCH, IMAGE, image_batches, lanes, predict
 from scripts.bench.driver_memory import HEAP_MB, MB, Peak, measure
 from scripts.bench.harness import Bench, adopt_orphans
+from sparkml import class_archive
 
 RANKS = 2
 PREDICT_ROWS = 512  # rows per call of keras.predict: as many as our transform takes; its default, 32, is slower
@@ -48,6 +50,11 @@ import tensorflow, horovod.tensorflow
 print(time.monotonic(), flush=True)
 spark.stop()
 """
+ARCHIVE = """
+import os
+from sparkml import class_archive
+os.environ["SPARK_SUBMIT_OPTS"] = f"-XX:SharedArchiveFile={class_archive.found()}"
+"""
 
 
 def submit(bench: Bench, folder: str) -> None:
@@ -60,49 +67,43 @@ def submit(bench: Bench, folder: str) -> None:
         began = time.monotonic()
         return _fit_images(spark, folder, next(seeds)) - began
 
+    fit = [__file__, "submit", folder]
+    without = f"-XX:SharedArchiveFile={class_archive.java().parents[1]}/lib/server/classes.jsa"  # Java's own, that it always has
     sides = {
         "bare session and imports": lambda: _fresh(["-c", BARE]),
-        "session and fit, to its first step": lambda: _fresh([__file__, "submit", folder, str(next(seeds))]),
+        "session and fit, to its first step": lambda: _fresh([*fit, str(next(seeds))]),
+        "bare, with the class archive": lambda: _fresh(["-c", ARCHIVE + BARE]),
+        "session and fit, without it": lambda: _fresh([*fit, str(next(seeds))], SPARK_SUBMIT_OPTS=without),
         "fit in a session that is there, likewise": warm,
     }
-    bare, fresh, ready = bench.compare(sides).values()
+    bare, fresh, bare_archive, fresh_without, ready = (side.wall_median for side in bench.compare(sides).values())
     spark.stop()
-    bench.add("deep: bare session, TensorFlow, Horovod", bare.wall_median, "s")
-    bench.add("deep: submit to the first step", fresh.wall_median, "s")
-    bench.add("deep: submit to the first step - bare", fresh.wall_median - bare.wall_median, "s", at_most=3)
-    bench.add("deep: fit to the first step, warm session", ready.wall_median, "s")
+    bench.add("deep: bare session, TensorFlow, Horovod", bare, "s")
+    bench.add("deep: submit to the first step", fresh, "s")
+    bench.add("deep: submit to the first step - bare", fresh - bare, "s", at_most=3)
+    bench.add("deep: likewise, both with the class archive", fresh - bare_archive, "s")
+    bench.add("deep: likewise, both without", fresh_without - bare, "s")
+    bench.add("deep: fit to the first step, warm session", ready, "s")
 
 
-def _fresh(arguments: list[str]) -> float:
+def _fresh(arguments: list[str], **environment: str) -> float:
     """Run Python and return the seconds until the moment that it prints."""
     adopt_orphans()
     before, began = set(psutil.Process().children()), time.monotonic()
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    env = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, check=True)
     for orphan in set(psutil.Process().children()) - before:  # its JVM outlives it by some tenths of a second
         orphan.wait()
     return float(done.stdout.split()[-1]) - began
 
 
 def _fit_images(spark: Any, folder: str, seed: int) -> float:
-    """Fit, and return when the first step was done."""
-    first = Path(folder, f"first-{seed}")
+    """Fit, and return when the driver heard of the first step."""
+    reports: list[float] = []
     frame = spark.read.parquet(f"{folder}/raw")
-    _classifier(callbacks=[_first_step(str(first))], seed=seed, checkpointDir=f"{folder}/fit").fit(frame)
-    return float(first.read_text())
-
-
-def _first_step(path: str) -> Any:
-    """Return a callback that writes down when rank 0 has done its first step. The class travels by value."""
-    import keras
-
-    class FirstStep(keras.callbacks.Callback):
-        first_rank_only = True
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if batch == 0:
-                Path(path).write_text(str(time.monotonic()))
-
-    return FirstStep()
+    told = {"on_report": lambda _: reports.append(time.monotonic())}
+    _classifier(seed=seed, checkpointDir=f"{folder}/fit", **told).fit(frame)
+    return reports[0]
 
 
 def transform(bench: Bench, folder: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from sparkml.estimators.keras_params import HasColumns, accessible
 from sparkml.estimators.net_model import Classifies, Loader, NetModel, NetReader
 from sparkml.learners import keras_file
+from sparkml.learners.framework import quick_import
 
 if TYPE_CHECKING:
     import keras
@@ -77,6 +78,7 @@ class _Load:
     def __call__(self, body: bytes) -> Callable[[list[Any]], list[Any]]:
         # Spark runs one Python worker per core: each computes on its own
         os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3")
+        quick_import("keras")
         import tensorflow as tf
 
         model = keras_file.load(body, "the broadcast model", allow=self._allow)

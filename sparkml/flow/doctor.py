@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata, util
-from pathlib import Path
 from typing import Any
 
+from sparkml import class_archive
 from sparkml.errors import SparkmlError
 from sparkml.lineage.records import versions
 from sparkml.observe.logs import log_folder
@@ -56,17 +55,13 @@ def _python() -> str:
 
 
 def _java() -> str:
-    import os
-
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    if java is None or not Path(java).exists():
-        raise RuntimeError(f"no java{f' in JAVA_HOME={home}' if home else ' on the PATH'}")
+    java = class_archive.java()
     text = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
     found = re.search(r'version "(\d+)[^"]*"', text)
     if found is None or int(found.group(1)) < 17:
         raise RuntimeError(f"{text.splitlines()[0]} is too old for Spark 4")
-    return f"{found.group(0).removeprefix('version ')} ({java})"
+    warm = "starts from its class archive" if class_archive.found() else "`sparkml warm` would halve Spark's start"
+    return f"{found.group(0).removeprefix('version ')} ({java}); {warm}"
 
 
 def _packages() -> str:

@@ -15,6 +15,7 @@ from sparkml.launch.worker import Worker
 from sparkml.learners import keras_file, loop
 from sparkml.learners.callbacks import described
 from sparkml.learners.feed import Layout, Rows, Shards
+from sparkml.learners.framework import quick_import
 from sparkml.learners.keras import KerasLearner
 from sparkml.learners.resume import Keeper
 from sparkml.learners.source import ModelSource
@@ -57,6 +58,7 @@ class KerasJob:
 
 def train_rows(worker: Worker, job: KerasJob, rows: Rows, validation: Rows | None) -> tuple[dict[str, Any], KerasLearner]:
     """Train on rows at hand; return the history (see `loop.train`) and the learner."""
+    quick_import("keras", "horovod.tensorflow")
     import keras
     import tensorflow as tf
 

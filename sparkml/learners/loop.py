@@ -147,7 +147,7 @@ def _train_epoch(
     keeper.tick(progress)
     mine = counts[worker.rank]
     batches = _timed(padded(data.train, data.layout, options.batch_size, steps, epoch=epoch, mine=mine, done=first), clock)
-    due_report = time.monotonic() + _REPORT_SECONDS
+    due_report = 0.0  # the first step tells that the training is on its way
     for number, batch in enumerate(batches, first):
         last = number + 1 == steps
         worker.note("step", number)
