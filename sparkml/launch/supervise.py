@@ -47,6 +47,7 @@ def cores_of(local_rank: int, local_size: int, *, pin: bool, cpus: int | None = 
 def _environment(place: Place, scratch: str, own: Mapping[str, str]) -> dict[str, str]:
     threads = str(place.threads)
     environment = {
+        "MALLOC_ARENA_MAX": "2",  # with one per thread, what a thread frees is not there for the others: 50 MB more
         **os.environ,
         "PYTHONPATH": import_path(),
         "PYTHONUNBUFFERED": "1",

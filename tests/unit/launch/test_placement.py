@@ -50,6 +50,13 @@ def test_variables_of_the_user_go_before_all_others(monkeypatch: pytest.MonkeyPa
     assert (found["NCCL_DEBUG"], found["OMP_NUM_THREADS"]) == ("INFO", "3")
 
 
+def test_a_cluster_that_says_how_memory_is_allocated_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert _environment(Place(0, 1, 0, 1, "here"), "", {})["MALLOC_ARENA_MAX"] == "2"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert _environment(Place(0, 1, 0, 1, "here"), "", {})["MALLOC_ARENA_MAX"] == "4"
+
+
 def test_versions_come_without_imports() -> None:
     found = installed()
     assert found["numpy"] == metadata.version("numpy") and found["python"] == ".".join(map(str, sys.version_info[:2]))

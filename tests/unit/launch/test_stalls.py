@@ -152,6 +152,9 @@ def line() -> Any:
     hub = Hub(1, None, None)
     server = ChannelServer(hub, "127.0.0.1")
     client = ChannelClient(("127.0.0.1", server.port), server.token, 0, "here")
+    deadline = time.monotonic() + 30
+    while not server.joined and time.monotonic() < deadline:  # the server reads the client's greeting in a thread of its own
+        time.sleep(0.01)
     yield hub, server, client
     client.close()
     server.close()
