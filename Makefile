@@ -3,12 +3,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 py := .venv/bin
 PYTEST_ARGS ?=
-LOCKED_EXTRAS := --extra deep --extra sklearn --extra s3 --extra dev
+LOCKED_EXTRAS := --extra deep --extra sklearn --extra s3 --extra hdfs --extra dev
 
-.PHONY: help setup demo test check lint unit spark torch bench lock dist clean
+.PHONY: help setup demo test check lint unit spark cluster-test torch bench lock dist clean
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## create .venv from the hash-locked requirements (3-4 minutes the first time, nothing afterwards)
 	@scripts/bootstrap
@@ -32,6 +32,9 @@ unit: setup  ## only the unit tests (no JVM)
 
 spark: setup  ## only the tests on a real local Spark
 	@$(py)/pytest -q tests/spark tests/contracts
+
+cluster-test: setup  ## only the tests on a real cluster (HDFS, YARN, standalone, S3), which they start and stop
+	@$(py)/pytest tests/cluster
 
 torch: setup  ## install the PyTorch extra (3 GB the first time) and run its tests
 	@$(py)/uv pip install --python $(py)/python --compile-bytecode --require-hashes --quiet -r scripts/torch.lock.txt

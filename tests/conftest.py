@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scripts.devcluster.cluster import Cluster
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -23,6 +25,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets (../shared/data) are not on this machine; see README, 'Data'")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of real services on loopback; a test starts those that it needs (``cluster.up``), and they stay to the end."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield made
+    made.down()
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-import fsspec
 from pydantic import BaseModel
 
 from sparkml.errors import ConfigError, DataError
+from sparkml.storage import opened
 
 
 class InputFile(BaseModel):
@@ -59,7 +59,7 @@ def scan(paths: Sequence[str], known: Mapping[str, InputFile]) -> list[InputFile
 
 
 def _scan_one(path: str, known: InputFile | None) -> InputFile:
-    fs, inside = fsspec.url_to_fs(fsspec_url(path))
+    fs, inside = opened(path)
     try:
         info: dict[str, Any] = fs.info(inside)
         size, modified = int(info["size"]), _modified(info)
@@ -79,21 +79,20 @@ def _scan_one(path: str, known: InputFile | None) -> InputFile:
 def _modified(info: Mapping[str, Any]) -> str:
     if "mtime" in info:
         return datetime.fromtimestamp(info["mtime"], UTC).isoformat()
+    if "modification_time" in info:  # HDFS, in milliseconds
+        return datetime.fromtimestamp(info["modification_time"] / 1000, UTC).isoformat()
     return str(info.get("ETag") or info.get("LastModified") or info.get("created") or "")
 
 
 def _opened(path: str) -> tuple[Any, str]:
     """The file system of a path and the path inside it. Raises `ConfigError` for a scheme that nothing here can read."""
     try:
-        return fsspec.url_to_fs(fsspec_url(path))  # type: ignore[no-any-return]
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}", hint="s3a:// needs `pip install 'sparkml[s3]'`") from None
+        return opened(path)
+    except (ImportError, ValueError, OSError) as error:
+        hint = "s3a:// needs `pip install 'sparkml[s3]'`, hdfs:// `pip install 'sparkml[hdfs]'`"
+        raise ConfigError(f"cannot read {path}: {error}", hint=hint) from None
 
 
 def spark_urls(paths: Sequence[str]) -> list[str]:
     """Return paths as Spark takes them: without a scheme it would look in the cluster's default file system."""
     return [path if "://" in path else f"file://{path}" for path in paths]
-
-
-def fsspec_url(path: str) -> str:
-    return path.replace("s3a://", "s3://", 1)

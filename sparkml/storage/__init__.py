@@ -3,5 +3,6 @@
 from sparkml.storage.backend import Backend
 from sparkml.storage.manifest import FileEntry, Manifest
 from sparkml.storage.store import Staging, Store
+from sparkml.storage.urls import opened
 
-__all__ = ["Backend", "FileEntry", "Manifest", "Staging", "Store"]
+__all__ = ["Backend", "FileEntry", "Manifest", "Staging", "Store", "opened"]

@@ -11,10 +11,19 @@ from sparkml.plugins import Plugin
 
 
 class Backend(Plugin):
-    """One URL scheme. The name of the module is the scheme (``file``, ``memory``, ``s3a``)."""
+    """One URL scheme. The name of the module is the scheme (``file``, ``hdfs``, ``memory``, ``s3a``).
+
+    Attributes
+    ----------
+    root
+        The canonical URL of the store's root.
+    """
 
     #: True when `commit_folder` is one atomic step; otherwise files are copied and the manifest alone commits.
     atomic_rename: bool = False
+
+    def __init__(self, root: str) -> None:
+        self.root = self.absolute(root)
 
     @abstractmethod
     def filesystem(self) -> AbstractFileSystem:
@@ -43,6 +52,10 @@ class Backend(Plugin):
     def swap_folder(self, source: str, target: str) -> None:
         """Put the folder `source` at `target`, and what stood there at `source`. Only called when `atomic_rename`."""
         raise AssertionError(f"{type(self).__name__} cannot swap folders")
+
+    def copy_file(self, source: str, target: str) -> None:
+        """Copy one file; the folder of `target` is there where folders have to be."""
+        self.filesystem().cp_file(source, target)
 
     def spark_conf(self) -> dict[str, Any]:
         """Return the Spark settings that a session needs to reach this store."""

@@ -50,10 +50,10 @@ class Store:
     def __init__(self, root: str) -> None:
         scheme = urlsplit(root).scheme if "://" in root else "file"
         self.scheme = {"s3": "s3a"}.get(scheme, scheme)
-        backend = plugins.load("storage.backends", self.scheme)()
+        backend = plugins.load("storage.backends", self.scheme)(root)
         assert isinstance(backend, Backend)
         self.backend = backend
-        self.root = backend.absolute(root)
+        self.root = backend.root
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Store, (self.root,))
@@ -128,7 +128,7 @@ class Store:
             for path in self.files(source):
                 src, dst = (f"{source}/{path}", f"{target}/{path}") if path else (source, target)
                 self.fs.makedirs(self.at(dst).rpartition("/")[0], exist_ok=True)
-                self.fs.copy(self.at(src), self.at(dst))
+                self.backend.copy_file(self.at(src), self.at(dst))
 
     def remove(self, path: str) -> None:
         """Remove a file or folder; nothing happens when it is not there."""
@@ -223,7 +223,7 @@ class Store:
         with _explained("publish", self.url(target)):
             if not self.backend.atomic_rename:
                 for path in self.files(staging.path):
-                    self.fs.copy(self.at(f"{staging.path}/{path}"), self.at(f"{target}/{path}"))
+                    self.backend.copy_file(self.at(f"{staging.path}/{path}"), self.at(f"{target}/{path}"))
                 self.replace(f"{target}/{MANIFEST}", body)
                 self._remove_unlisted(target, manifest)
             elif partitions:
@@ -302,7 +302,7 @@ class Store:
             if self.exists(f"{target}/{MANIFEST}"):
                 return False
             for entry in manifest.files:
-                self.fs.copy(self.at(f"{staging.path}/{entry.path}"), self.at(f"{target}/{entry.path}"))
+                self.backend.copy_file(self.at(f"{staging.path}/{entry.path}"), self.at(f"{target}/{entry.path}"))
             return self.backend.create_exclusive(self.at(f"{target}/{MANIFEST}"), body)
 
     def manifest(self, target: str) -> Manifest:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.devcluster.cluster import Cluster
 from sparkml import plugins
 from sparkml.errors import StorageError
 from sparkml.storage import Store
@@ -37,12 +38,22 @@ def s3_endpoint() -> Iterator[str]:
             os.environ[name] = value
 
 
+@pytest.fixture(scope="module")
+def namenode(cluster: Cluster) -> str:
+    """The URL of a real HDFS."""
+    cluster.up(["hdfs"])
+    return cluster.environment()["SPARKML_HDFS"]
+
+
 @pytest.fixture(params=plugins.names("storage.backends"))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    name = uuid.uuid4().hex
     if request.param == "s3a":
         request.getfixturevalue("s3_endpoint")
-    roots = {"file": str(tmp_path / "root"), "memory": f"memory://{uuid.uuid4().hex}", "s3a": f"s3a://bucket/{uuid.uuid4().hex}"}
-    return Store(roots[request.param])
+        return Store(f"s3a://bucket/{name}")
+    if request.param == "hdfs":
+        return Store(f"{request.getfixturevalue('namenode')}/{name}")
+    return Store({"file": str(tmp_path / "root"), "memory": f"memory://{name}"}[request.param])
 
 
 def publish(store: Store, target: str, files: dict[str, bytes], **extra: object) -> bool:

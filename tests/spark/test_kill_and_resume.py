@@ -38,9 +38,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return outcome(tiny, tiny.json("run", str(tiny.yaml)))
 
 
-def kill_in(tiny: Any, stage: str) -> None:
+def kill_in(tiny: Any, stage: str, *words: str) -> None:
     """Start the pipeline and kill -9 its whole process tree's root once `stage` has begun."""
-    process = tiny.start("run", str(tiny.yaml), start_new_session=True)
+    process = tiny.start("run", str(tiny.yaml), *words, start_new_session=True)
     assert process.stderr is not None
     for line in process.stderr:
         if f"] {stage} ..." in line:
@@ -57,19 +57,19 @@ def kill_in(tiny: Any, stage: str) -> None:
     assert not alive, f"processes outlived the killed driver: {[child.cmdline() for child in alive]}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_killed_and_resumed_equals_never_killed(tiny_with_net: Any, uninterrupted: dict[str, Any], stage: str) -> None:
-    tiny = tiny_with_net
-    kill_in(tiny, stage)
-    killed = tiny.json("runs")  # a list: the killed run, and how to take it up again
-    assert (killed[0]["status"], killed[0]["pipeline"]) == ("killed", "tiny")
-    assert f"--resume {killed[0]['run_id']}" in killed[0]["result"]
-    resumed = tiny.json("run", str(tiny.yaml), "--resume", killed[0]["run_id"])
-    assert (resumed["run_id"], resumed["attempts"], resumed["status"]) == (killed[0]["run_id"], 2, "done")
-    done_before = {item["stage"] for item in resumed["stages"] if item["status"] == "skipped"}
-    assert done_before >= set(STAGES[: STAGES.index(stage)]) & {item["stage"] for item in resumed["stages"]} - {
-        "register",
-        "score",
-    }
+def test_killed_in_every_stage_and_resumed_equals_never_killed(tiny_with_net: Any, uninterrupted: dict[str, Any]) -> None:
+    """One run, killed in its first stage, resumed and killed in its second, and so on: whatever a kill leaves, the next finds."""
+    tiny, resume = tiny_with_net, []
+    for at, stage in enumerate(STAGES):
+        kill_in(tiny, stage, *resume)
+        (killed,) = tiny.json("runs")
+        assert (killed["status"], killed["pipeline"]) == ("killed", "tiny"), stage
+        assert f"--resume {killed['run_id']}" in killed["result"]
+        resume = ["--resume", killed["run_id"]]
+        planned = tiny.json("run", str(tiny.yaml), "--dry-run")["result"]["plan"]
+        done = {item["stage"] for item in planned if item["action"] == "up to date"}
+        assert done >= {*STAGES[:at]} - {"register", "score"}, f"what was done before {stage} is not done again"
+    resumed = tiny.json("run", str(tiny.yaml), *resume)
+    assert (resumed["run_id"], resumed["attempts"], resumed["status"]) == (resume[1], len(STAGES) + 1, "done")
     assert tiny.store.list("_staging") == []
     assert outcome(tiny, resumed) == uninterrupted

@@ -64,7 +64,7 @@ def test_later_layers_win_and_every_value_knows_its_origin(conf: Path, monkeypat
         ({"train": {"epochz": 3}}, "train.epochz = 3: unknown key; did you mean 'epochs'?"),
         ({"train": {"epochs": "many"}}, "train.epochs = 'many'"),
         ({"train": {"mode": "exakt"}}, "did you mean 'exact'? allowed: exact, fast"),
-        ({"where": {"type": "flie"}}, "did you mean 'file'? allowed: file, memory, s3a"),
+        ({"where": {"type": "flie"}}, "did you mean 'file'? allowed: file, hdfs, memory, s3a"),
         ({"where": {"type": "file", "colour": 1}}, "where.colour = 1: unknown key"),
         ({"where": {}}, "must be a mapping with the key 'type'"),
     ],
@@ -147,7 +147,7 @@ def test_a_reference_is_resolved_at_use_and_redacted_afterwards(monkeypatch: pyt
 
 
 def test_plugin_names_are_file_names_and_loading_gives_the_class() -> None:
-    assert names("storage.backends") == ("file", "memory", "s3a")
+    assert names("storage.backends") == ("file", "hdfs", "memory", "s3a")
     plugin = load("storage.backends", "file")
     assert issubclass(plugin, Plugin)
     assert plugin.plugin_name() == "file"

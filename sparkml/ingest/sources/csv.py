@@ -12,13 +12,13 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-import fsspec
 import pyarrow as pa
 from pydantic import Field, model_validator
 
 from sparkml.errors import DataError
-from sparkml.ingest.files import fsspec_url, spark_urls
+from sparkml.ingest.files import spark_urls
 from sparkml.ingest.source import Columns, FileOptions, ReadContext, Source, check_declared, with_source_columns
+from sparkml.storage import opened
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -186,7 +186,7 @@ def _read_files(batches: Iterable[pa.RecordBatch], files: list[str], options: Cs
 
 def _records_of(path: str, options: CsvOptions) -> Iterator[str]:
     """Yield a file's records, header included, without line ends, blank lines and comments; each character is a byte."""
-    fs, inside = fsspec.url_to_fs(fsspec_url(path))
+    fs, inside = opened(path)
     quotes, record = _Quotes(options), ""
     try:
         with fs.open(inside, "rb") as raw:

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
 from pydantic import Field
 
 from sparkml.errors import DataError
-from sparkml.ingest.files import fsspec_url
 from sparkml.ingest.source import FileOptions, ReadContext, Source, with_source_columns
+from sparkml.storage import opened
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -105,7 +104,7 @@ def _paired(files: list[str]) -> list[_Pair]:
 
 
 def _open(path: str) -> IO[bytes]:
-    fs, inside = fsspec.url_to_fs(fsspec_url(path))
+    fs, inside = opened(path)
     raw = fs.open(inside, "rb")
     return gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw  # type: ignore[return-value, no-any-return]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from sparkml.errors import DataError
-from sparkml.ingest.files import fsspec_url, spark_urls
+from sparkml.ingest.files import spark_urls
 from sparkml.ingest.source import Columns, FileOptions, ReadContext, Source, check_declared, with_source_columns
+from sparkml.storage import opened
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -65,7 +65,7 @@ def _columns(path: str) -> dict[str, str]:
 
 def _schema(path: str) -> pa.Schema:
     """Read a file's footer."""
-    fs, inside = fsspec.url_to_fs(fsspec_url(path))
+    fs, inside = opened(path)
     try:
         with fs.open(inside, "rb") as file:
             return pq.read_schema(file)

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import platformdirs
 from pydantic import Field, model_validator
 
 from sparkml.errors import DataError
-from sparkml.ingest.files import fsspec_url
 from sparkml.ingest.source import FileOptions, ReadContext, Source
 from sparkml.ingest.weblog.generate import TRUTH, VERSION, Generate, generate
 from sparkml.ingest.weblog.lines import SPLIT_BYTES, splits
 from sparkml.lineage.fingerprint import fingerprint
+from sparkml.storage import opened
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -140,7 +139,7 @@ def _lineage(rows: Any) -> list[str]:
 
 
 def _size(path: str) -> int:
-    fs, inside = fsspec.url_to_fs(fsspec_url(path))
+    fs, inside = opened(path)
     return int(fs.size(inside))
 
 
@@ -154,7 +153,7 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
     """
     known: dict[str, str] = {}
     for path in paths:
-        fs, inside = fsspec.url_to_fs(fsspec_url(path))
+        fs, inside = opened(path)
         try:
             with fs.open(inside, "rb") as raw:
                 reader = csv.DictReader(io.TextIOWrapper(raw, "utf-8-sig"))

@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import IO, NamedTuple
 
-import fsspec
-
 from sparkml.errors import DataError
-from sparkml.ingest.files import fsspec_url
+from sparkml.storage import opened
 
 SPLIT_BYTES = 32 << 20
 LONGEST_LINE = 64 << 10  # bytes; servers refuse requests that would make a longer one
@@ -112,7 +110,7 @@ def read_lines(split: Split) -> Iterator[tuple[str, bytes]]:
         The file is a truncated or damaged gzip.
     """
     name = split.path.rpartition("/")[2]
-    fs, inside = fsspec.url_to_fs(fsspec_url(split.path))
+    fs, inside = opened(split.path)
     with fs.open(inside, "rb") as raw:
         file: IO[bytes] = gzip.GzipFile(fileobj=raw) if split.end is None else raw  # type: ignore[assignment]
         position = split.start

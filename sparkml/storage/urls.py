@@ -1,0 +1,21 @@
+"""`opened`: the file system of any URL, for files that lie in no store."""
+
+from __future__ import annotations
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+# the class is imported when it is first needed; without this, fsspec's own needs a JVM in the process
+fsspec.register_implementation("hdfs", "sparkml.storage.hdfs_client.PatientHdfs", clobber=True)
+
+
+def opened(url: str) -> tuple[AbstractFileSystem, str]:
+    """Return the file system of a URL or local path, and the path inside it.
+
+    Raises
+    ------
+    ImportError, ValueError
+        Its scheme is unknown, or what it needs is not installed.
+    """
+    fs, inside = fsspec.url_to_fs(url.replace("s3a://", "s3://", 1))
+    return fs, str(inside)
