@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +20,13 @@ _PASSING = (
     "RecoveryInProgressException",
     "NotReplicatedYetException",
 )
+_PATIENCE_SECONDS = 300.0
 _ERROR = re.compile(r'RPCError\("(?P<kind>[\w.$]+)", "(?P<text>(?:[^"\\]|\\.)*)')
 
 
 # A forked child drops fsspec's file systems. hdfs-native's client, dropped, waits for its threads, which a fork does not copy:
 # whoever forks then (pyspark, to start its JVM) hangs.
 _KEPT: list[Any] = []
-
-
-def _patience() -> float:
-    return float(os.environ.get("SPARKML_STORAGE_PATIENCE", "300"))
 
 
 class PatientHdfs(HdfsFileSystem):  # type: ignore[misc]
@@ -63,7 +59,7 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
         retrying = Retrying(
             retry=retry_if_exception(_passes),
             wait=wait_exponential_jitter(initial=0.2, max=10),
-            stop=stop_after_delay(_patience()),
+            stop=stop_after_delay(_PATIENCE_SECONDS),
             before_sleep=_tell,
             reraise=True,
         )
