@@ -60,7 +60,7 @@ def used() -> Iterator[None]:
     """Have a JVM that Spark starts in the block use the archive, if there is one."""
     try:
         archive = found()
-    except LaunchError:  # Spark will say so itself
+    except (LaunchError, OSError):  # no Java, as Spark will say itself; or it is being made anew
         archive = None
     with _options("" if archive is None else f"-XX:SharedArchiveFile={archive} {_QUIET}"):
         yield
@@ -100,7 +100,10 @@ def make() -> Path:
         made = Path(scratch, "made.jsa")
         environment = {**os.environ, _VARIABLE: f"-XX:ArchiveClassesAtExit={made} {_QUIET}", "PYSPARK_PYTHON": sys.executable}
         work = [sys.executable, "-m", "sparkml.class_archive", scratch]
-        done = subprocess.run(work, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        try:
+            done = subprocess.run(work, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise LaunchError(f"{java()} made no class-data archive within {_SECONDS} s") from None
         if done.returncode or not made.exists():
             lines = [line for line in done.stderr.splitlines() if line.strip() and not line[0].isspace()]  # no stack frames
             raise LaunchError(
@@ -112,7 +115,7 @@ def make() -> Path:
         archive = place / f"{made.stat().st_size}.jsa"
         made.replace(archive)
     for other in set(place.glob("*.jsa")) - {archive}:
-        other.unlink()
+        other.unlink(missing_ok=True)
     return archive
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -28,8 +27,6 @@ SERVICES = ("hdfs", "yarn", "standalone", "history", "s3")
 ROOT = Path(__file__).resolve().parents[2]
 _HERE = Path(__file__).parent
 _READY_SECONDS = 90.0
-# pyspark has newer ones of its own
-_IN_PYSPARK = "org.slf4j,commons-codec,commons-logging,org.apache.httpcomponents,io.netty"
 
 
 class Cluster:
@@ -89,32 +86,34 @@ class Cluster:
         state = self.state()
         hadoop, spark, objects = self._parts(state["ports"])
         found = {"HADOOP_CONF_DIR": str(hadoop.conf), "SPARKML_HDFS": hadoop.url, "JAVA_HOME": str(java().parents[1])}
-        found |= {"SPARKML_STANDALONE": spark.url, MARK: state["mark"]}
+        found["SPARKML_STANDALONE"] = spark.url
         if "s3" in state["services"]:
             found |= {**objects.environment(), "SPARKML_S3": f"s3a://{BUCKET}"}
-        found["SPARKML_S3_JARS"] = str(self.jars / "s3a")
         return found
 
     # --- up and down ---
 
     def install(self) -> None:
         """Get the jars by Maven, once. Raises `NotReadyError` if that fails."""
-        pom = (_HERE / "pom.xml").read_text()
-        for profile, excluded in (("daemons", ""), ("s3a", _IN_PYSPARK)):
-            target = self.jars / profile
-            stamp = target / "pom.xml"
-            if stamp.exists() and stamp.read_text() == pom:
-                continue
-            shutil.rmtree(target, ignore_errors=True)
+        pom, target = _HERE / "pom.xml", self.jars / "daemons"
+        stamp = target / "pom.xml"
+        self.jars.mkdir(parents=True, exist_ok=True)
+        with (self.jars / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # other clusters share the jars
+            if stamp.exists() and stamp.read_text() == pom.read_text():
+                return
             if shutil.which("mvn") is None:
                 raise NotReadyError("mvn is missing. Install it with: apt-get install maven")
-            command = ["mvn", "--quiet", "--batch-mode", "-f", str(_HERE / "pom.xml"), "-P", profile]
-            command += ["dependency:copy-dependencies", f"-DoutputDirectory={target}", f"-DexcludeGroupIds={excluded}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            fresh = self.jars / "fresh"
+            shutil.rmtree(fresh, ignore_errors=True)
+            command = ["mvn", "--quiet", "--batch-mode", "-f", str(pom), "dependency:copy-dependencies"]
+            done = subprocess.run([*command, f"-DoutputDirectory={fresh}"], capture_output=True, text=True, check=False)
             if done.returncode:
                 errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
                 raise NotReadyError(f"Maven could not get the jars: {(errors or ['it says nothing'])[0]}")
-            stamp.write_text(pom)
+            (fresh / "pom.xml").write_text(pom.read_text())
+            shutil.rmtree(target, ignore_errors=True)
+            fresh.rename(target)
 
     def up(self, services: Sequence[str] = SERVICES) -> dict[str, float]:
         """Start the services that do not run yet; return the seconds that each phase took.
@@ -127,6 +126,8 @@ class Cluster:
         took: dict[str, float] = {}
         with self._locked():
             began = time.monotonic()
+            if not self.state() and (strange := {item.name for item in self.folder.iterdir()} - {"jars", "lock"}):
+                raise NotReadyError(f"{self.folder} is no cluster's folder: it holds {min(strange)}")
             self.install()
             took["jars"] = time.monotonic() - began
             began = time.monotonic()
@@ -135,6 +136,7 @@ class Cluster:
             if "hdfs" not in wanted and {"history"} & {*wanted}:
                 raise NotReadyError("the history server reads from HDFS: start hdfs, too")
             state["services"] = wanted
+            self._save(state)  # before anything is started: `down` finds it all by the mark
             hadoop, spark, _ = self._parts(state["ports"])
             hadoop.configure(MARK)
             if "hdfs" in wanted:
@@ -211,18 +213,17 @@ class Cluster:
     def down(self) -> int:
         """Stop all daemons and what jobs left behind, remove all data; return how many processes were stopped."""
         with self._locked():
-            state = self.state()
-            found = {process.pid: process for process in daemon.marked(state["mark"])} if state else {}
-            for record in state.get("daemons", {}).values():
-                if (process := daemon.alive(record)) is not None:
-                    found[process.pid] = process
-            found.pop(os.getpid(), None)
-            daemon.stop(list(found.values()))
+            if not (state := self.state()):
+                return 0
+            stopped: set[int] = set()
+            while found := daemon.marked(state["mark"]):  # again: one that ended last may have started another
+                daemon.stop(found)
+                stopped |= {process.pid for process in found}
             for item in self.folder.iterdir():
                 if item not in (self.jars, self.folder / "lock", self._state_file):
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
-            self._state_file.unlink(missing_ok=True)  # last: until here `down` can be called again
-        return len(found)
+            self._state_file.unlink()  # last: until here `down` can be called again
+        return len(stopped)
 
     def status(self) -> list[dict[str, Any]]:
         """Return each daemon with its pid, ports and resident MiB; MiB is 0 for one that is dead."""

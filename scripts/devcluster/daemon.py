@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import time
@@ -16,6 +17,7 @@ import psutil
 
 MARK = "SPARKML_DEVCLUSTER"  # in the environment of every process that the cluster, or a job on it, starts
 HOST = "127.0.0.1"
+_PORTS = range(20_000, 32_000)  # Linux gives connections ports from 32768 on: one of them could be taken before its daemon starts
 _STOP_SECONDS = 5.0
 
 
@@ -60,12 +62,12 @@ class Daemon:
     def wait(self, record: Mapping[str, Any], folder: Path, deadline: float) -> None:
         """Wait until it is ready. Raises `NotReadyError` with its last lines when it has ended or takes too long."""
         while True:
+            dead = alive(record) is None  # first: somebody else may answer at its port
             try:
-                if self.ready():
+                if not dead and self.ready():
                     return
             except Exception:
                 pass  # not yet
-            dead = alive(record) is None
             if dead or time.monotonic() > deadline:
                 tail = "\n".join((folder / "logs" / f"{self.name}.log").read_text(errors="replace").splitlines()[-12:])
                 raise NotReadyError(f"{self.name} {'has ended' if dead else 'is not ready in time'}:\n{tail}")
@@ -114,15 +116,18 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Return ports of the loopback address that nobody listens on now, below those that connections get by themselves."""
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with closing(socket.socket()) as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise NotReadyError(f"fewer than {count} of the ports {_PORTS.start} to {_PORTS.stop} are free")
 
 
 def listens(port: int) -> bool:

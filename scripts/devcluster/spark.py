@@ -16,7 +16,7 @@ WORKERS, WORKER_CORES, WORKER_MB = 2, 2, 4096
 
 
 class Standalone:
-    """A master with two workers. Executors get s3a:// from `jars`, which their workers have on the class path."""
+    """A master with two workers."""
 
     def __init__(self, folder: Path, home: Path, java: Path, ports: Mapping[str, int], hadoop_conf: Path) -> None:
         self.folder, self.home, self.java, self.ports, self.hadoop_conf = folder, home, java, ports, hadoop_conf

@@ -47,8 +47,9 @@ def cores_of(local_rank: int, local_size: int, *, pin: bool, cpus: int | None = 
 def _environment(place: Place, scratch: str, own: Mapping[str, str]) -> dict[str, str]:
     threads = str(place.threads)
     environment = {
-        "MALLOC_ARENA_MAX": "2",  # with one per thread, what a thread frees is not there for the others: 50 MB more
         **os.environ,
+        # with one per thread, what a thread frees is not there for the others: 50 MB more. YARN sets it to nothing by default
+        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX") or "2",
         "PYTHONPATH": import_path(),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves its stack in the rank's last lines

@@ -13,11 +13,14 @@ _NEVER_USED_BY_RANKS = ("sklearn", "matplotlib")
 
 
 def quick_import(*modules: str) -> None:
-    """Import modules that need Keras, in a process that is there for them alone. Later imports are as they always were.
+    """Import modules that need Keras, in a process that is there for them alone; nothing is done where they are imported already.
 
     Most of a rank's start is this import, and a third of the import is Python's collector, which looks again and again
-    through objects that stay for good.
+    through objects that stay for good. Keras goes without its scikit-learn wrappers and charts in such a process; the process's
+    own later imports of scikit-learn and Matplotlib are as they always were.
     """
+    if all(module in sys.modules for module in modules):  # to freeze again would keep what should be collected
+        return
     with _without_collector(), _hidden(_NEVER_USED_BY_RANKS):
         for module in modules:
             importlib.import_module(module)

@@ -1,18 +1,25 @@
-"""`PatientHdfs`: hdfs-native's file system that waits while the NameNode cannot answer, and raises `OSError` when it will not."""
+"""`PatientHdfs`: hdfs-native's file system, patient with a NameNode that cannot answer yet; every failure is an `OSError`."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import os
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from fsspec import AbstractFileSystem
+from hdfs_native import Client
 from hdfs_native.fsspec import HdfsFileSystem
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 log = logging.getLogger(__name__)
 
-# A NameNode that has just started has heard of no blocks yet, a standby one may soon be active, a lease is being recovered
+# A NameNode that has just started has heard of no blocks yet, a standby one may soon be active, a lease is being recovered.
+# It did nothing in all of these cases, so that a call may be made again.
 _PASSING = (
     "SafeModeException",
     "StandbyException",
@@ -22,20 +29,63 @@ _PASSING = (
 )
 _PATIENCE_SECONDS = 300.0
 _ERROR = re.compile(r'RPCError\("(?P<kind>[\w.$]+)", "(?P<text>(?:[^"\\]|\\.)*)')
+_BUFFER = 1 << 20  # every read of hdfs-native is a request to a DataNode
 
-
-# A forked child drops fsspec's file systems. hdfs-native's client, dropped, waits for its threads, which a fork does not copy:
-# whoever forks then (pyspark, to start its JVM) hangs.
-_KEPT: list[Any] = []
+# One client per process and NameNode, for good. A forked child drops fsspec's file systems; hdfs-native's client, dropped there,
+# would wait for its threads, which a fork does not copy, and whoever forks (pyspark, to start its JVM) would hang.
+_clients: dict[tuple[int, str], Any] = {}
+_lock = threading.Lock()
 
 
 class PatientHdfs(HdfsFileSystem):  # type: ignore[misc]
     """``hdfs://`` for fsspec."""
 
     def __init__(self, host: str | None = None, port: int | None = None, *args: Any, **options: Any) -> None:
-        super().__init__(host, port, *args, **options)
-        _KEPT.append(self.client)
-        self.client: Any = _PatientClient(self.client)
+        AbstractFileSystem.__init__(self, host, port, *args, **options)  # HdfsFileSystem's own would make a client
+        self.host, self.port = host, port
+        self.client: Any = _PatientClient(_client(f"hdfs://{host or ''}{f':{port}' if port else ''}"))
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        """Return the path of a URL as it is written: names may hold ``;``, ``#``, ``?`` and ``%``."""
+        if path.startswith("hdfs://"):
+            _, slash, inside = path.removeprefix("hdfs://").partition("/")
+            path = slash + inside
+        return path.rstrip("/") or "/"
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        return authority(path)
+
+    def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **more: Any) -> Any:
+        """Return all files below a path, sorted. Unlike fsspec's own it raises for a folder that cannot be listed."""
+        if maxdepth is not None or withdirs:
+            return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **more)
+        try:
+            statuses = self.client.list_status(self._strip_protocol(path), True)
+        except FileNotFoundError:
+            statuses = []
+        found = {status.path: self._convert_file_status(status) for status in statuses if not status.isdir}
+        return dict(sorted(found.items())) if detail else sorted(found)
+
+    def _open(self, path: str, mode: str = "rb", overwrite: bool = True, *_: Any, **__: Any) -> Any:
+        made = super()._open(path, mode=mode, overwrite=overwrite)
+        return io.BufferedReader(_Reader(made), _BUFFER) if mode == "rb" else io.BufferedWriter(_Writer(made), _BUFFER)
+
+
+def authority(url: str) -> dict[str, Any]:
+    """Return host and port of a URL; the name of a nameservice keeps its capitals."""
+    host, _, port = url.removeprefix("hdfs://").partition("/")[0].partition(":")
+    return {"host": host or None, "port": int(port) if port else None}
+
+
+def _client(url: str) -> Any:
+    with _lock:
+        key = os.getpid(), url
+        if key not in _clients:
+            with _as_oserror():
+                _clients[key] = Client(url)
+        return _clients[key]
 
 
 class _PatientClient:
@@ -50,8 +100,53 @@ class _PatientClient:
     def __getattr__(self, name: str) -> Any:
         if name == "list_status":  # lazy: it would fail later, out of our sight
             return _patient(lambda *arguments: list(self._client.list_status(*arguments)))
-        found = getattr(self._client, name)
-        return _patient(found) if callable(found) else found
+        return _patient(getattr(self._client, name))
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._inner.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return int(self._inner.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        with _as_oserror():
+            data = self._inner.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        with _as_oserror():
+            return bytes(self._inner.read(-1))
+
+
+class _Writer(io.RawIOBase):
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        with _as_oserror():
+            return int(self._inner.write(bytes(data)))
+
+    def close(self) -> None:
+        if not self.closed:
+            with _as_oserror():
+                self._inner.close()
+        super().close()
 
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,12 +158,18 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
             before_sleep=_tell,
             reraise=True,
         )
-        try:
+        with _as_oserror():
             return retrying(call, *arguments, **named)
-        except RuntimeError as error:
-            raise OSError(_in_words(error)) from error
 
     return called
+
+
+@contextlib.contextmanager
+def _as_oserror() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(_in_words(error)) from error
 
 
 def _passes(error: BaseException) -> bool:

@@ -92,6 +92,13 @@ def test_down_leaves_no_process_and_no_data_whoever_was_stopped_or_killed(tmp_pa
         run = [str(ROOT / "scripts" / "cluster"), *words, "--folder", str(tmp_path)]
         return subprocess.run(run, capture_output=True, text=True, timeout=180, check=False)
 
+    try:
+        down_after_all(tmp_path, command)
+    finally:
+        command("down")
+
+
+def down_after_all(tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     assert command("status").returncode == 1
     up = command("up", "hdfs", "s3")
     assert up.returncode == 0, up.stderr
@@ -109,6 +116,14 @@ def test_down_leaves_no_process_and_no_data_whoever_was_stopped_or_killed(tmp_pa
     assert [row["pid"] for row in listed if psutil.pid_exists(row["pid"])] == []
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     assert command("down").stdout == "0 processes stopped\n"
+
+
+def test_a_folder_of_somebody_else_s_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(NotReadyError, match=r"is no cluster's folder: it holds thesis\.txt"):
+        Cluster(tmp_path).up(["s3"])
+    assert Cluster(tmp_path).down() == 0
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_wrong_words_are_explained(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_torn_archive_is_passed_over_in_silence(archive, tmp_path, monkeypatch
 
 
 def test_an_archive_of_other_jars_is_passed_over_in_silence(archive, tmp_path):
-    """Spark was installed anew at the same place."""
+    """Spark of another place, with jars of another time."""
     home = tmp_path / "spark"
     home.mkdir()
     for item in Path(_find_spark_home()).iterdir():

@@ -71,5 +71,7 @@ def test_killed_in_every_stage_and_resumed_equals_never_killed(tiny_with_net: An
         assert done >= {*STAGES[:at]} - {"register", "score"}, f"what was done before {stage} is not done again"
     resumed = tiny.json("run", str(tiny.yaml), *resume)
     assert (resumed["run_id"], resumed["attempts"], resumed["status"]) == (resume[1], len(STAGES) + 1, "done")
+    again = {item["stage"] for item in resumed["stages"] if item["status"] != "skipped"}
+    assert again <= {"register", "score"}, "finished stages are not done again"
     assert tiny.store.list("_staging") == []
     assert outcome(tiny, resumed) == uninterrupted

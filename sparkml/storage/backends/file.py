@@ -66,7 +66,11 @@ class File(Backend):
         elif not _exchange(source, target):  # a file system without exchange: two renames, a reader may find nothing between them
             aside = f"{source}.old"
             os.rename(target, aside)
-            os.rename(source, target)
+            try:
+                os.rename(source, target)
+            except BaseException:
+                os.rename(aside, target)
+                raise
             os.rename(aside, source)
 
     @staticmethod

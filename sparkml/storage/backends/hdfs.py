@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import uuid
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -25,8 +24,9 @@ class Hdfs(Backend):
     requires = {"hdfs_native": "hdfs"}
 
     def filesystem(self) -> AbstractFileSystem:
-        where = urlsplit(self.root)
-        return fsspec.filesystem("hdfs", host=where.hostname, port=where.port)  # a `PatientHdfs`
+        from sparkml.storage.hdfs_client import authority
+
+        return fsspec.filesystem("hdfs", **authority(self.root))  # a `PatientHdfs`
 
     @property
     def _client(self) -> Any:
@@ -39,10 +39,22 @@ class Hdfs(Backend):
         except FileExistsError:
             self._client.delete(scratch, False)
             return False
+        except OSError:  # was it done, and only the answer lost?
+            with contextlib.suppress(OSError):
+                if not self.filesystem().exists(scratch) and self.filesystem().cat_file(path) == data:
+                    return True
+                self._client.delete(scratch, False)
+            raise
         return True
 
     def replace(self, path: str, data: bytes) -> None:
-        self._client.rename(self._written(path, data), path, True)
+        scratch = self._written(path, data)
+        try:
+            self._client.rename(scratch, path, True)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._client.delete(scratch, False)
+            raise
 
     def rename_folder(self, source: str, target: str) -> bool:
         self._client.mkdirs(target.rpartition("/")[0], 0o755, True)
@@ -55,28 +67,29 @@ class Hdfs(Backend):
     def swap_folder(self, source: str, target: str) -> None:
         if self.rename_folder(source, target):
             return
-        aside = f"{source}.old"  # HDFS cannot exchange two names: a reader may find nothing for a moment, never a mixture
-        self._client.rename(target, aside, False)
-        self._client.rename(source, target, False)
+        # HDFS cannot exchange two names: a reader may find nothing for a moment, never a mixture. What stood there waits outside
+        # of the staging folder, which is removed when this fails
+        aside = f"{self.path(self.root)}/_staging/{uuid.uuid4().hex[:16]}.old"
+        self.rename_folder(target, aside)
+        try:
+            self._client.rename(source, target, False)
+        except BaseException:
+            self._client.rename(aside, target, False)
+            raise
         self._client.rename(aside, source, False)
 
     def copy_file(self, source: str, target: str) -> None:
-        with self._client.read(source) as old, contextlib.closing(self._client.create(target, _overwrite())) as new:
+        fs = self.filesystem()
+        with fs.open(source, "rb") as old, fs.open(target, "wb") as new:
             shutil.copyfileobj(old, new, 1 << 22)
 
     def _written(self, path: str, data: bytes) -> str:
         scratch = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
-            with contextlib.closing(self._client.create(scratch, _overwrite())) as file:
+            with self.filesystem().open(scratch, "wb") as file:
                 file.write(data)
         except OSError:
             with contextlib.suppress(OSError):
                 self._client.delete(scratch, False)
             raise
         return scratch
-
-
-def _overwrite() -> Any:
-    from hdfs_native import WriteOptions
-
-    return WriteOptions(overwrite=True)

@@ -53,6 +53,8 @@ def test_variables_of_the_user_go_before_all_others(monkeypatch: pytest.MonkeyPa
 def test_a_cluster_that_says_how_memory_is_allocated_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     assert _environment(Place(0, 1, 0, 1, "here"), "", {})["MALLOC_ARENA_MAX"] == "2"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "")
+    assert _environment(Place(0, 1, 0, 1, "here"), "", {})["MALLOC_ARENA_MAX"] == "2"
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
     assert _environment(Place(0, 1, 0, 1, "here"), "", {})["MALLOC_ARENA_MAX"] == "4"
 
