@@ -31,7 +31,7 @@ unit: setup  ## only the unit tests (no JVM)
 	@$(py)/pytest -q tests/unit
 
 spark: setup  ## only the tests on a real local Spark
-	@$(py)/pytest -q tests/spark tests/contracts
+	@$(py)/pytest -q tests/spark
 
 cluster-test: setup  ## only the tests on a real cluster (HDFS, YARN, standalone, S3), which they start and stop
 	@$(py)/pytest tests/cluster
