@@ -1,6 +1,6 @@
 """A class-data archive of Spark's JVM (JEP 350): with it Spark starts, and runs its first jobs, in half the time.
 
-Without one, Java reads, checks and links some twenty thousand classes from Spark's jars in every process. ``sparkml warm`` makes
+Without one, Java reads, checks and links thousands of classes from Spark's jars in every process. ``sparkml warm`` makes
 the archive once per environment and Java; whoever starts a JVM by `sparkml.spark_session.session` has it from then on. A JVM
 that finds the archive made by another Java or of other jars goes without it.
 

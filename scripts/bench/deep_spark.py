@@ -58,6 +58,8 @@ os.environ["SPARK_SUBMIT_OPTS"] = f"-XX:SharedArchiveFile={class_archive.found()
 
 
 def submit(bench: Bench, folder: str) -> None:
+    if class_archive.found() is None:
+        raise SystemExit("this measures the archive of Spark's classes, and there is none: sparkml warm")
     rows = BATCH * RANKS * (10 if bench.quick else 50)
     _write_images(f"{folder}/raw", rows)
     spark = _session(folder)

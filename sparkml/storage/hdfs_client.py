@@ -91,7 +91,7 @@ def _client(url: str) -> Any:
 class _PatientClient:
     """hdfs-native's client: each call is made again, later and later, while its failure is one that passes by itself.
 
-    Connections that are refused are tried again by hdfs-native itself (15 times within 3 minutes).
+    Connections that are refused are tried again by hdfs-native itself (for 3 minutes).
     """
 
     def __init__(self, client: Any) -> None:
