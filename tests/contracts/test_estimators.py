@@ -136,6 +136,8 @@ class Fitted:
     predictions: npt.NDArray[np.float64]
     before: tuple[Any, ...]
     after: tuple[Any, ...]
+    cached_and_left: set[int]
+    cache_kept: bool
 
 
 @pytest.fixture(scope="module")
@@ -143,23 +145,33 @@ def fitted(kind: Kind, data: DataFrame, folder: Path) -> Fitted:
     estimator = kind.make()
     for left in folder.iterdir():  # by a test that failed
         shutil.rmtree(left)
+    others = cached_blocks(data)
+    cached = data.select("id").persist()  # somebody's
+    cached.count()
+    blocks = cached_blocks(data)
     before = surroundings(data, folder)
     model = estimator.fit(data)
     after = surroundings(data, folder)
-    return Fitted(estimator, model, predictions(model, data), before, after)
+    left = cached_blocks(data) - blocks
+    kept = cached.storageLevel.useMemory and blocks - others <= cached_blocks(data)
+    cached.unpersist(blocking=True)
+    return Fitted(estimator, model, predictions(model, data), before, after, left, kept)
 
 
 def surroundings(data: DataFrame, folder: Path) -> tuple[Any, ...]:
     """What a fit must leave as it was."""
-    spark = data.sparkSession
-    jvm: Any = spark.sparkContext._jsc
     return (
         data.schema,
         data.storageLevel,
-        set(jvm.getPersistentRDDs()),
-        [item.name for item in spark.catalog.listTables()],
+        [item.name for item in data.sparkSession.catalog.listTables()],
         sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
     )
+
+
+def cached_blocks(data: DataFrame) -> set[int]:
+    """The ids of the RDDs that Spark keeps; what an earlier test left may go at any moment, when Spark collects garbage."""
+    jvm: Any = data.sparkSession.sparkContext._jsc
+    return set(jvm.getPersistentRDDs())
 
 
 def predictions(model: Any, data: DataFrame, column: str = "prediction") -> npt.NDArray[np.float64]:
@@ -309,9 +321,11 @@ def test_an_estimator_saved_and_loaded_is_the_same(kind: Kind, tmp_path: Path) -
 
 
 def test_fit_leaves_everything_as_it_was(fitted: Fitted) -> None:
-    """The frame's columns and storage level, cached blocks, tables and views, files in the current folder."""
+    """The frame's columns and storage level, tables and views, files in the current folder, blocks cached by it and by others."""
     for before, after in zip(fitted.before, fitted.after, strict=True):
         assert after == before
+    assert fitted.cached_and_left == set()
+    assert fitted.cache_kept
 
 
 def test_the_model_belongs_to_its_estimator(fitted: Fitted) -> None:
