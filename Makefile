@@ -5,7 +5,7 @@ py := .venv/bin
 PYTEST_ARGS ?=
 LOCKED_EXTRAS := --extra deep --extra sklearn --extra s3 --extra hdfs --extra dev
 
-.PHONY: help setup demo test check lint unit spark cluster-test torch bench lock dist clean
+.PHONY: help setup demo test check lint audit audit-or-warn unit spark cluster-test torch bench lock dist clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,13 +19,19 @@ demo: setup  ## run the digits pipeline from raw data to a registered, scored mo
 test: lint  ## set-up, lint, types, import contracts and all tests
 	@$(py)/pytest $(PYTEST_ARGS)
 
-check: lint unit  ## lint, types, import contracts and the unit tests, in under a minute
+check: lint audit-or-warn unit  ## lint, types, import contracts, known vulnerabilities and the unit tests, in under a minute
 
 lint: setup  ## ruff, mypy --strict and the import contracts
 	@$(py)/ruff check .
 	@$(py)/ruff format --check --quiet .
 	@$(py)/mypy
 	@$(py)/lint-imports
+
+audit: setup  ## known vulnerabilities of the locked versions (OSV); without a network it fails, `make check` only warns
+	@$(py)/python scripts/audit.py
+
+audit-or-warn: setup
+	@$(py)/python scripts/audit.py --or-warn
 
 unit: setup  ## only the unit tests (no JVM)
 	@$(py)/pytest -q tests/unit
@@ -56,4 +62,4 @@ lock: setup  ## resolve the dependencies anew and write the lock files (review t
 		--python-version 3.11 --custom-compile-command "make lock" --upgrade --quiet -o scripts/uv.lock.txt
 
 clean:  ## remove build outputs and caches; the environment and the store stay
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis spark-warehouse
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .audit_cache spark-warehouse
