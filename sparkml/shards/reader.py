@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
+from sparkml.shards.copies import Copies, scratch_folders
 from sparkml.shards.schema import Column, to_numpy
-from sparkml.storage import Store
+from sparkml.storage import FileEntry, Store
 
 BLOCK_ROWS = 16_384  # fits the caches; larger blocks only page-fault more
 BLOCK_BYTES = 8 << 20  # of wide rows a block holds fewer: several are on their way at once
@@ -40,6 +42,7 @@ class ShardSet:
     url: str
     columns: tuple[Column, ...]
     groups: tuple[RowGroup, ...]
+    files: tuple[FileEntry, ...] = ()
 
     @classmethod
     def open(cls, url: str) -> ShardSet:
@@ -53,7 +56,7 @@ class ShardSet:
             for path, counts in sorted(manifest.extra["groups"].items())
             for index, rows in enumerate(counts)
         )
-        return cls(url, columns, groups)
+        return cls(url, columns, groups, tuple(manifest.files))
 
     @property
     def num_rows(self) -> int:
@@ -116,6 +119,7 @@ class ShardReader:
         self._groups, self._shuffle_bytes = list(row_groups), shuffle_bytes
         self._width = max(1, sum(column.width for column in self._columns))
         self._block_rows = max(64, min(BLOCK_ROWS, BLOCK_BYTES // self._width))
+        self._copies = Copies(self._store, {file.path: file for file in shards.files}, self._names, scratch_folders())
 
     @property
     def num_rows(self) -> int:
@@ -126,13 +130,13 @@ class ShardReader:
 
         With a seed the order of row groups and of rows within the buffer is a function of (seed, epoch) alone.
 
-        A thread reads ahead where there is something to wait for: another host's storage, or the filling of the shuffle buffer.
-        Local files in order are decoded by the caller, block by block while it lies in the cache: handing it over costs more.
+        A thread fills the shuffle buffer ahead. In order, blocks are decoded by the caller while they lie in the cache: handing
+        them over costs more. Row groups of another host's storage are copied ahead to this host's scratch disk, see `Copies`.
         """
         if shuffle_seed is not None:
             blocks = _ahead(self._shuffled(np.random.default_rng([shuffle_seed, epoch]), skip))
         else:
-            blocks = self._blocks(skip) if self._local else _ahead(self._blocks(skip))
+            blocks = self._blocks(skip)
         compact = [column for column in self._columns if column.compact]
         for batch in _cut(blocks, batch_size):
             for column in compact:
@@ -140,39 +144,29 @@ class ShardReader:
             yield batch
 
     def _blocks(self, skip: int) -> Iterator[Block]:
-        """Stream blocks in order, a file opened once for consecutive groups."""
+        """Stream blocks in order."""
         position = 0
         while position < len(self._groups) and self._groups[position].rows <= skip:
             skip -= self._groups[position].rows
             position += 1
-        while position < len(self._groups):
-            path = self._groups[position].path
-            groups = []
-            while position < len(self._groups) and self._groups[position].path == path:
-                groups.append(self._groups[position])
-                position += 1
-            with self._open(path) as file:
-                for batch in self._read(file, groups):
-                    if skip < len(batch):
-                        yield {
-                            column.name: _stored(batch.column(at).slice(skip), column) for at, column in enumerate(self._columns)
-                        }
-                    skip = max(0, skip - len(batch))
+        for file, groups in self._opened(self._groups[position:], joined=True):
+            for batch in self._read(file, groups):
+                if skip < len(batch):
+                    yield {column.name: _stored(batch.column(at).slice(skip), column) for at, column in enumerate(self._columns)}
+                skip = max(0, skip - len(batch))
 
     def _shuffled(self, random: np.random.Generator, skip: int) -> Iterator[Block]:
-        order = [self._groups[index] for index in random.permutation(len(self._groups))]
+        fills = self._fills([self._groups[index] for index in random.permutation(len(self._groups))])
+        rows_of = [sum(group.rows for group in fill) for fill in fills]
+        ends = np.cumsum(rows_of)
+        first = int(np.searchsorted(ends, skip, side="right"))  # of fills that have rows to yield
+        files = self._opened([group for fill in fills[first:] for group in fill])
         buffer: Block = {}
-        while order:
-            taken, rows = 0, 0
-            while taken < len(order) and (taken == 0 or (rows + order[taken].rows) * self._width <= self._shuffle_bytes):
-                rows += order[taken].rows
-                taken += 1
-            now, order = order[:taken], order[taken:]
-            permutation = random.permutation(rows)[skip:]
-            skip = max(0, skip - rows)
-            if not len(permutation):
+        for at, rows in enumerate(rows_of):
+            permutation = random.permutation(rows)[max(0, skip - int(ends[at]) + rows) :]  # drawn for skipped fills, too
+            if at < first:
                 continue
-            self._fill(buffer, now, rows)
+            self._fill(buffer, itertools.islice(files, len(fills[at])), rows)
             for start in range(0, len(permutation), self._block_rows):
                 chosen = permutation[start : start + self._block_rows]
                 # take is 3 times as fast as values[chosen]
@@ -181,8 +175,20 @@ class ShardReader:
                     for name, values in buffer.items()
                 }
 
-    def _fill(self, buffer: Block, groups: list[RowGroup], rows: int) -> None:
-        """Decode the groups one after another into the buffer's memory, which is made anew only when it is too small."""
+    def _fills(self, order: list[RowGroup]) -> list[list[RowGroup]]:
+        """Return the groups that go into the shuffle buffer together, at least one each time."""
+        fills: list[list[RowGroup]] = []
+        held = 0
+        for group in order:
+            if not fills or (held + group.rows) * self._width > self._shuffle_bytes:
+                fills.append([])
+                held = 0
+            fills[-1].append(group)
+            held += group.rows
+        return fills
+
+    def _fill(self, buffer: Block, files: Iterator[tuple[pq.ParquetFile, list[RowGroup]]], rows: int) -> None:
+        """Decode groups one after another into the buffer's memory, which is made anew only when it is too small."""
         plain = [column for column in self._columns if not column.compact]
         if any(len(buffer.get(column.name, ())) < rows for column in plain):
             buffer.clear()  # the old memory goes before the new one comes
@@ -190,15 +196,14 @@ class ShardReader:
             buffer.update({column.name: np.empty((rows, *column.shape), kinds[column.name]) for column in plain})
         compact: dict[str, list[pa.Array]] = {column.name: [] for column in self._columns if column.compact}
         start = 0
-        for group in groups:
-            with self._open(group.path) as file:
-                for batch in self._read(file, [group]):
-                    for place, column in enumerate(self._columns):
-                        if column.compact:
-                            compact[column.name].append(batch.column(place))
-                        else:
-                            buffer[column.name][start : start + len(batch)] = to_numpy(batch.column(place), column)
-                    start += len(batch)
+        for file, groups in files:
+            for batch in self._read(file, groups):
+                for place, column in enumerate(self._columns):
+                    if column.compact:
+                        compact[column.name].append(batch.column(place))
+                    else:
+                        buffer[column.name][start : start + len(batch)] = to_numpy(batch.column(place), column)
+                start += len(batch)
         for name, parts in compact.items():
             buffer[name] = pa.concat_arrays(parts)
 
@@ -213,6 +218,18 @@ class ShardReader:
         indices = [group.index for group in groups]
         yield from file.iter_batches(self._block_rows, indices, columns=self._names, use_threads=False)
 
+    def _opened(self, groups: list[RowGroup], *, joined: bool = False) -> Iterator[tuple[pq.ParquetFile, list[RowGroup]]]:
+        """Yield the file of each group; `joined`: local files once for all groups that follow one another there."""
+        if not self._local:
+            for group, file in zip(groups, self._copies.opened(groups), strict=True):
+                yield file, [group]
+            return
+        for path, several in itertools.groupby(groups, lambda group: group.path):
+            found = list(several)
+            for some in [found] if joined else [[group] for group in found]:
+                with pq.ParquetFile(self._store.at(path), memory_map=False) as file:
+                    yield file, some
+
     @property
     def _local(self) -> bool:
         return self._store.scheme == "file"
@@ -220,11 +237,6 @@ class ShardReader:
     @property
     def _names(self) -> list[str]:
         return [column.name for column in self._columns]
-
-    def _open(self, path: str) -> pq.ParquetFile:
-        if self._local:
-            return pq.ParquetFile(self._store.at(path), memory_map=False)
-        return pq.ParquetFile(self._store.open(path), pre_buffer=True)
 
 
 def _cut(blocks: Iterator[Block], batch_size: int) -> Iterator[Block]:

@@ -84,9 +84,10 @@ class Store:
         with _explained("look at", self.url(path)):
             return bool(self.fs.exists(self.at(path)))
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return a file's bytes, all or those from `start` to before `end`."""
         with _explained("read", self.url(path)):
-            return bytes(self.fs.cat_file(self.at(path)))
+            return bytes(self.fs.cat_file(self.at(path), start=start, end=end))
 
     def read_json(self, path: str) -> Any:
         """Return the JSON document at `path`. Raises `StorageError` when it is missing or torn."""

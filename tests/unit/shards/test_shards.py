@@ -31,7 +31,7 @@ def batch(start: int, rows: int) -> pa.RecordBatch:
     )
 
 
-def publish(folder: Path, partitions: list[list[pa.RecordBatch]], group_rows: int = 50) -> str:
+def publish(folder: Path | str, partitions: list[list[pa.RecordBatch]], group_rows: int = 50) -> str:
     store = Store(str(folder))
     with store.stage() as staging:
         found: list[dict[str, Any]] = []

@@ -1,0 +1,181 @@
+"""Row groups that lie on another host's storage, copied to this host's scratch disk ahead of their reading, and kept there.
+
+Shards are written once and read in every epoch: what crosses the network in the first is a local file in those that follow. A
+copy is a sparse file, a row group's bytes and the footer at their own places, so that it is read like the shard itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import threading
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sparkml.storage import FileEntry, Store
+
+if TYPE_CHECKING:
+    from sparkml.shards.reader import RowGroup
+
+log = logging.getLogger(__name__)
+
+PIECE_BYTES = 32 << 20  # of one request: smaller ones are slower, on object stores above all
+THREADS, AHEAD = 2, 4  # more threads are no faster; row groups on their way while one is decoded
+KEPT_FREE = 0.1  # of the disk: the scratch disk is Spark's, too
+_TAIL_BYTES = 1 << 16
+
+
+class Copies:
+    """The copies of one shard set's row groups on this host, shared by all its ranks.
+
+    Parameters
+    ----------
+    files
+        Of the manifest: a copy is known by the content of its file, not by where it lay.
+    columns
+        Only these are copied.
+    folders
+        Where to keep the copies; empty: nowhere, and row groups are streamed.
+    """
+
+    def __init__(self, store: Store, files: Mapping[str, FileEntry], columns: Sequence[str], folders: Sequence[str]) -> None:
+        self._store, self._files, self._columns, self._folders = store, files, list(columns), list(folders)
+        self._lock = threading.Lock()
+        self._footers: dict[str, tuple[bytes, pq.FileMetaData]] = {}
+        self._mark = hashlib.sha256("\0".join(self._columns).encode()).hexdigest()[:16]
+
+    def opened(self, groups: Sequence[RowGroup]) -> Iterator[pq.ParquetFile]:
+        """Yield the file of each row group, in this order: its copy, or the shard itself where there is no room for one."""
+        with ThreadPoolExecutor(THREADS, "sparkml-copies") as pool:
+            waiting: deque[Future[str | None]] = deque()
+            try:
+                for at, group in enumerate(groups):
+                    while len(waiting) < AHEAD and at + len(waiting) < len(groups):
+                        waiting.append(pool.submit(self._copy, groups[at + len(waiting)]))
+                    here = waiting.popleft().result()
+                    with self._open(here, group) as file:
+                        yield file
+            finally:  # the consumer may have left early
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self, copy: str | None, group: RowGroup) -> pq.ParquetFile:
+        if copy is not None:
+            try:
+                return pq.ParquetFile(copy, memory_map=False)
+            except (OSError, pa.ArrowInvalid) as error:
+                log.warning("the copy %s cannot be read, it will be made anew: %s", copy, error)
+                with suppress(OSError):
+                    os.unlink(copy)
+        return pq.ParquetFile(self._store.open(group.path), pre_buffer=True)
+
+    def _copy(self, group: RowGroup) -> str | None:
+        """Return the path of a row group's copy, made now or before; None where there can be none."""
+        entry = self._files.get(group.path)
+        if not self._folders or entry is None:
+            return None
+        name = f"{entry.sha256[:32]}-{self._mark}-{group.index}"
+        folder = self._folders[int(entry.sha256[:8], 16) % len(self._folders)] + "/sparkml-shards"
+        path = f"{folder}/{name}.parquet"
+        if os.path.exists(path):
+            return path
+        tail, metadata = self._footer(entry)
+        if group.index >= metadata.num_row_groups:
+            return None  # whoever reads it from the shard will say so
+        ranges = _ranges(metadata, group.index, self._columns)
+        scratch = f"{path}.{uuid.uuid4().hex}.part"
+        try:
+            with _Scratch(folder, scratch, sum(end - start for start, end in ranges)) as disk:
+                for start, end in ranges:
+                    for at in range(start, end, PIECE_BYTES):
+                        disk.write(at, self._store.read(entry.path, at, min(at + PIECE_BYTES, end)))
+                disk.write(entry.size - len(tail), tail)
+                disk.keep(path)
+        except _NoRoomError as error:
+            log.warning("shards are read from %s in every epoch: %s", self._store.root, error)
+            self._folders = []
+            return None
+        return path
+
+    def _footer(self, entry: FileEntry) -> tuple[bytes, pq.FileMetaData]:
+        with self._lock:  # one thread asks, the others want the same
+            if entry.path not in self._footers:
+                self._footers[entry.path] = self._read_footer(entry)
+            return self._footers[entry.path]
+
+    def _read_footer(self, entry: FileEntry) -> tuple[bytes, pq.FileMetaData]:
+        tail = self._store.read(entry.path, max(0, entry.size - _TAIL_BYTES), entry.size)
+        needed = int.from_bytes(tail[-8:-4], "little") + 8
+        if needed > len(tail):
+            tail = self._store.read(entry.path, entry.size - needed, entry.size)
+        return tail, pq.read_metadata(pa.BufferReader(tail))
+
+
+class _NoRoomError(Exception):
+    """The scratch disk takes no copy."""
+
+
+class _Scratch:
+    """A file that gets its name when it is whole; any failure to write it is a `_NoRoomError`."""
+
+    def __init__(self, folder: str, path: str, size: int) -> None:
+        self._path = path
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            disk = shutil.disk_usage(folder)
+            if disk.free - size < KEPT_FREE * disk.total:
+                raise _NoRoomError(f"{folder} has {disk.free >> 20:,} MiB left, of which a tenth of the disk stays free")
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise _NoRoomError(f"{folder}: {error.strerror}") from None
+
+    def __enter__(self) -> _Scratch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def write(self, at: int, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                done = os.pwrite(self._file, view, at)
+                view, at = view[done:], at + done
+        except OSError as error:
+            raise _NoRoomError(f"{self._path}: {error.strerror}") from None
+
+    def keep(self, path: str) -> None:
+        os.replace(self._path, path)
+
+
+def scratch_folders() -> list[str]:
+    """Return the folders that Spark gives its Python workers, and removes with the executor; none outside of Spark."""
+    return [folder for folder in os.environ.get("SPARK_LOCAL_DIRS", "").split(",") if folder]
+
+
+def _ranges(metadata: pq.FileMetaData, index: int, columns: Sequence[str]) -> list[tuple[int, int]]:
+    """Return where a row group's columns lie in its file, neighbours joined."""
+    group = metadata.row_group(index)
+    found: list[tuple[int, int]] = []
+    for at in range(group.num_columns):
+        column = group.column(at)
+        if column.path_in_schema in columns:
+            start = column.dictionary_page_offset or column.data_page_offset
+            found.append((start, start + column.total_compressed_size))
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
