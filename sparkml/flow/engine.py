@@ -17,7 +17,7 @@ from sparkml.lineage.records import InputRef, RunRecord, StageRecord, all_runs, 
 from sparkml.observe.logs import log_folder
 from sparkml.observe.progress import Board, StageProgress
 from sparkml.settings import RunSettings
-from sparkml.storage import Manifest, Staging, Store
+from sparkml.storage import Manifest, Staging, Store, retries
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -178,7 +178,7 @@ class Engine:
     def _build(
         self, record: StageRecord, path: str, kind: str, build: Callable[[Build], dict[str, Any]], *, replace: bool
     ) -> Artifact:
-        began = time.monotonic()
+        began, retried = time.monotonic(), retries.taken()
         with self.board.stage(record.stage) as progress, self.store.stage() as staging:
             work = Build(staging, progress, record.fingerprint)
             try:
@@ -214,7 +214,7 @@ class Engine:
                 record.status, record.bytes, record.rows = "ran", manifest.size, work.rows
             finally:
                 record.seconds, record.notes = round(time.monotonic() - began, 3), work.notes
-                record.plan = self.executed_plans()
+                record.plan, record.retries = self.executed_plans(), dict(retries.taken() - retried)
                 self.add_record(record)
         return Artifact(self.store, record.stage, path, record.fingerprint, manifest)
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from sparkml.config import redact
 from sparkml.errors import ConfigError, StorageError
 from sparkml.storage import Store
-from sparkml.storage.store import owner_alive
+from sparkml.storage.owner import owner_alive
 
 Status = Literal["running", "done", "failed", "interrupted"]
 SCHEMA = 1
@@ -63,7 +63,15 @@ class InputRef(BaseModel):
 
 
 class StageRecord(BaseModel):
-    """One stage of one run. `parts` are the hashes whose change makes the stage stale."""
+    """One stage of one run.
+
+    Attributes
+    ----------
+    parts
+        The hashes whose change makes the stage stale.
+    retries
+        How often the driver tried something of a storage service again, by service.
+    """
 
     stage: str
     status: Literal["ran", "skipped", "failed"]
@@ -76,6 +84,7 @@ class StageRecord(BaseModel):
     settings: dict[str, Any] = {}
     rows: int | None = None
     bytes: int | None = None
+    retries: dict[str, int] = {}
     plan: str = ""
     notes: dict[str, Any] = {}
     error: str = ""

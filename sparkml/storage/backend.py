@@ -49,9 +49,9 @@ class Backend(Plugin):
         """Move a folder in one atomic step; return False when the target exists. Only called when `atomic_rename`."""
         raise AssertionError(f"{type(self).__name__} has no atomic rename")
 
-    def swap_folder(self, source: str, target: str) -> None:
-        """Put the folder `source` at `target`, and what stood there at `source`. Only called when `atomic_rename`."""
-        raise AssertionError(f"{type(self).__name__} cannot swap folders")
+    def exchange_folders(self, first: str, second: str) -> bool:
+        """Exchange two folders that are there, in one atomic step; return False where the storage cannot."""
+        return False
 
     def copy_file(self, source: str, target: str) -> None:
         """Copy one file; the folder of `target` is there where folders have to be."""

@@ -1,22 +1,23 @@
-"""`PatientHdfs`: hdfs-native's file system, patient with a NameNode that cannot answer yet; every failure is an `OSError`."""
+"""`PatientHdfs`: hdfs-native's file system, patient with services that are away for a while; every failure is an `OSError`."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import io
-import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fsspec import AbstractFileSystem
-from hdfs_native import Client
+from hdfs_native import Client, WriteOptions
 from hdfs_native.fsspec import HdfsFileSystem
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying
 
-log = logging.getLogger(__name__)
+from sparkml.errors import ConfigError
+from sparkml.storage import retries
 
 # A NameNode that has just started has heard of no blocks yet, a standby one may soon be active, a lease is being recovered.
 # It did nothing in all of these cases, so that a call may be made again.
@@ -27,13 +28,24 @@ _PASSING = (
     "RecoveryInProgressException",
     "NotReplicatedYetException",
 )
-_PATIENCE_SECONDS = 300.0
+_FINAL = ("AccessControlException", "QuotaExceededException", "LeaseExpiredException")
+_AWAY = re.compile(
+    r"connection (refused|reset|aborted|closed)|broken pipe|listener disconnected|timed out|early eof|end of file|"
+    r"failed to lookup address|unreachable|not connected",
+    re.IGNORECASE,
+)
 _ERROR = re.compile(r'RPCError\("(?P<kind>[\w.$]+)", "(?P<text>(?:[^"\\]|\\.)*)')
 _BUFFER = 1 << 20  # every read of hdfs-native is a request to a DataNode
+# hdfs-native itself would try for three minutes, in silence; this is enough to find the active one of two NameNodes
+_CONFIG = {
+    "dfs.client.failover.max.attempts": "3",
+    "dfs.client.failover.sleep.base.millis": "100",
+    "dfs.client.failover.sleep.max.millis": "500",
+}
 
 # One client per process and NameNode, for good. A forked child drops fsspec's file systems; hdfs-native's client, dropped there,
 # would wait for its threads, which a fork does not copy, and whoever forks (pyspark, to start its JVM) would hang.
-_clients: dict[tuple[int, str], Any] = {}
+_clients: dict[tuple[int, str], PatientClient] = {}
 _lock = threading.Lock()
 
 
@@ -43,7 +55,7 @@ class PatientHdfs(HdfsFileSystem):  # type: ignore[misc]
     def __init__(self, host: str | None = None, port: int | None = None, *args: Any, **options: Any) -> None:
         AbstractFileSystem.__init__(self, host, port, *args, **options)  # HdfsFileSystem's own would make a client
         self.host, self.port = host, port
-        self.client: Any = _PatientClient(_client(f"hdfs://{host or ''}{f':{port}' if port else ''}"))
+        self.client: Any = _client(f"hdfs://{host or ''}{f':{port}' if port else ''}")
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -69,8 +81,12 @@ class PatientHdfs(HdfsFileSystem):  # type: ignore[misc]
         return dict(sorted(found.items())) if detail else sorted(found)
 
     def _open(self, path: str, mode: str = "rb", overwrite: bool = True, *_: Any, **__: Any) -> Any:
-        made = super()._open(path, mode=mode, overwrite=overwrite)
-        return io.BufferedReader(_Reader(made), _BUFFER) if mode == "rb" else io.BufferedWriter(_Writer(made), _BUFFER)
+        path = self._strip_protocol(path)
+        if mode == "rb":
+            return io.BufferedReader(_Reader(self.client, path), _BUFFER)
+        if mode == "wb":
+            return io.BufferedWriter(_Writer(self.client, path, overwrite), _BUFFER)
+        raise ValueError(f"mode {mode!r} is not supported on HDFS")
 
 
 def authority(url: str) -> dict[str, Any]:
@@ -79,33 +95,119 @@ def authority(url: str) -> dict[str, Any]:
     return {"host": host or None, "port": int(port) if port else None}
 
 
-def _client(url: str) -> Any:
+def _client(url: str) -> PatientClient:
     with _lock:
         key = os.getpid(), url
         if key not in _clients:
-            with _as_oserror():
-                _clients[key] = Client(url)
+            try:
+                _clients[key] = PatientClient(Client(url, _CONFIG), url)
+            except RuntimeError as error:
+                raise _no_address(url, str(error)) from error
         return _clients[key]
 
 
-class _PatientClient:
+def _no_address(url: str, cause: str) -> Exception:
+    """What to say of a URL that leads to no NameNode's address."""
+    conf = os.environ.get("HADOOP_CONF_DIR")
+    there = f"HADOOP_CONF_DIR is {conf}" if conf else "HADOOP_CONF_DIR is not set"
+    hint = "export HADOOP_CONF_DIR=/etc/hadoop/conf, or write host and port: hdfs://HOST:8020/..."
+    if "fs.defaultFS" in cause:
+        return ConfigError(f"hdfs:/// names no host, and there is no fs.defaultFS: {there}", hint=hint)
+    if "No NameNode hosts" in cause:
+        name = url.removeprefix("hdfs://")
+        return ConfigError(f"{url} has no port, and {name!r} is no nameservice of the configuration: {there}", hint=hint)
+    return OSError(_in_words(RuntimeError(cause)))
+
+
+class PatientClient:
     """hdfs-native's client: each call is made again, later and later, while its failure is one that passes by itself.
 
-    Connections that are refused are tried again by hdfs-native itself (for 3 minutes).
+    A NameNode that never answered is given seconds only: the address may be wrong. One that did is waited for for minutes.
     """
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, url: str) -> None:
+        self._client, self._url = client, url
+        self._answered = False
 
     def __getattr__(self, name: str) -> Any:
-        if name == "list_status":  # lazy: it would fail later, out of our sight
-            return _patient(lambda *arguments: list(self._client.list_status(*arguments)))
-        return _patient(getattr(self._client, name))
+        def called(*arguments: Any, **named: Any) -> Any:
+            return self._patient(getattr(self._client, name), *arguments, **named)
+
+        return called
+
+    def list_status(self, path: str, recursive: bool) -> list[Any]:
+        """Return the folder's content. hdfs-native's own is lazy: it would fail later, out of our sight."""
+        found: list[Any] = self._patient(lambda: list(self._client.list_status(path, recursive)))
+        return found
+
+    def rename(self, source: str, target: str, overwrite: bool) -> None:
+        """Rename; `source` or `target` must be a name that nobody else uses.
+
+        When the answer to an attempt was lost, and the source is gone and the target there, then that attempt did it.
+        """
+        lost = False
+
+        def attempt() -> None:
+            nonlocal lost
+            try:
+                self._client.rename(source, target, overwrite)
+            except (FileNotFoundError, FileExistsError):
+                if not (lost and self._moved(source, target)):
+                    raise
+            except OSError:
+                lost = True
+                raise
+
+        self._patient(attempt)
+
+    def _moved(self, source: str, target: str) -> bool:
+        self._client.get_file_info(target)
+        try:
+            self._client.get_file_info(source)
+        except FileNotFoundError:
+            return True
+        return False
+
+    def recovered(self, path: str) -> int:
+        """Close a file that a broken writer left open, by recovering its lease; return its length in bytes."""
+
+        def closed() -> int:
+            if not self._client.recover_lease(path):
+                raise RuntimeError('RPCError("RecoveryInProgressException", "the lease is being recovered")')
+            return int(self._client.get_file_info(path).length)
+
+        return int(self._patient(closed))
+
+    def _patient(self, call: Any, *arguments: Any, **named: Any) -> Any:
+        def seconds() -> float:
+            return retries.SERVICE_SECONDS if self._answered else retries.FIRST_SECONDS
+
+        def attempt() -> Any:
+            try:
+                answer = call(*arguments, **named)
+            except Exception as error:
+                self._answered = self._answered or not _is_away(error)
+                raise
+            self._answered = True
+            return answer
+
+        retrying = Retrying(**retries.policy("hdfs", _passes, seconds, _in_words))
+        try:
+            with _as_oserror():
+                return retrying(attempt)
+        except OSError as error:
+            if not _is_away(error):
+                raise
+            text = f"no NameNode answers at {self._url}: {error}"
+            raise ConnectionRefusedError(errno.ECONNREFUSED, text) from error
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    """Reads that fail are made again, from the same place, with the NameNode's present knowledge of where the blocks are."""
+
+    def __init__(self, client: PatientClient, path: str) -> None:
+        self._client, self._path = client, path
+        self._inner = client.read(path)
 
     def readable(self) -> bool:
         return True
@@ -121,69 +223,124 @@ class _Reader(io.RawIOBase):
         return int(self._inner.tell())
 
     def readinto(self, buffer: Any) -> int:
-        with _as_oserror():
-            data = self._inner.read(len(buffer))
+        data = self._read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
+        return self._read(-1)
+
+    def _read(self, size: int) -> bytes:
+        place, failed = self.tell(), False
+
+        def attempt() -> bytes:
+            nonlocal failed
+            if failed:
+                self._inner = self._client.read(self._path)
+                self._inner.seek(place)
+            failed = True
+            return bytes(self._inner.read(size))
+
         with _as_oserror():
-            return bytes(self._inner.read(-1))
+            return Retrying(**retries.policy("hdfs", _data_passes, lambda: retries.DATA_SECONDS, _in_words))(attempt)
 
 
 class _Writer(io.RawIOBase):
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    """A file that goes on where it was broken off: its lease is recovered, which closes it, and the rest is appended.
+
+    That is safe only while HDFS holds at least what was written before the call that failed; otherwise the failure is final.
+    """
+
+    def __init__(self, client: PatientClient, path: str, overwrite: bool) -> None:
+        self._client, self._path = client, path
+        self._inner: Any = client.create(path, WriteOptions(overwrite=overwrite))
+        self._length = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        with _as_oserror():
-            return int(self._inner.write(bytes(data)))
+        content = bytes(data)
+        self._resumed(lambda: self._inner.write(content), content)
+        self._length += len(content)
+        return len(content)
 
     def close(self) -> None:
         if not self.closed:
+            super().close()
+            if self._inner is not None:
+                self._resumed(lambda: self._inner.close(), b"")
+
+    def _resumed(self, call: Any, content: bytes) -> None:
+        """Make a call; after a failure append what is missing of `content`, and make no second call."""
+        if self._inner is None:  # a buffer above tries again to write what it still has
+            raise _BrokenError(f"an earlier write to {self._path} failed")
+        failure: BaseException | None = None
+
+        def attempt() -> None:
+            nonlocal failure
+            if failure is None:
+                try:
+                    call()
+                except (OSError, RuntimeError) as error:
+                    failure = error
+                    raise
+                return
+            there = self._client.recovered(self._path)
+            if not self._length <= there <= self._length + len(content):
+                raise _BrokenError(f"{_in_words(failure)}; of {self._length + len(content)} bytes {there} are there") from failure
+            if content:
+                self._inner = self._client.append(self._path)
+                self._inner.write(content[there - self._length :])
+
+        try:
             with _as_oserror():
-                self._inner.close()
-        super().close()
+                Retrying(**retries.policy("hdfs", _data_passes, lambda: retries.DATA_SECONDS, _in_words))(attempt)
+        except OSError:
+            self._inner = None
+            raise
 
 
-def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
-    def called(*arguments: Any, **named: Any) -> Any:
-        retrying = Retrying(
-            retry=retry_if_exception(_passes),
-            wait=wait_exponential_jitter(initial=0.2, max=10),
-            stop=stop_after_delay(_PATIENCE_SECONDS),
-            before_sleep=_tell,
-            reraise=True,
-        )
-        with _as_oserror():
-            return retrying(call, *arguments, **named)
-
-    return called
+class _BrokenError(OSError):
+    """A file that cannot be gone on with."""
 
 
-@contextlib.contextmanager
+@contextmanager
 def _as_oserror() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if "AccessControlException" in str(error):
+            raise PermissionError(errno.EACCES, _in_words(error)) from error
+        if "QuotaExceededException" in str(error):
+            raise OSError(errno.EDQUOT, _in_words(error)) from error
         raise OSError(_in_words(error)) from error
 
 
 def _passes(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and any(name in str(error).split("\\n", 1)[0] for name in _PASSING)
+    if isinstance(error, RuntimeError):
+        return any(name in str(error).split("\\n", 1)[0] for name in _PASSING)
+    return _is_away(error)
 
 
-def _tell(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome is not None else None
-    log.warning("HDFS: %s; attempt %d, once more", _in_words(error), state.attempt_number)
+def _is_away(error: BaseException) -> bool:
+    """Whether there was no NameNode to talk to: the call may have been lost, or its answer."""
+    return type(error) is OSError and _AWAY.search(str(error)) is not None
 
 
-def _in_words(error: BaseException | None) -> str:
+def _data_passes(error: BaseException) -> bool:
+    """Whether blocks may be read or written later: DataNodes come back, a pipeline is built anew."""
+    if isinstance(error, RuntimeError):
+        return not any(name in str(error) for name in _FINAL)
+    return type(error) is OSError
+
+
+def _in_words(error: BaseException) -> str:
     """Return what a person needs of Java's exception: its name and its first line."""
-    found = _ERROR.search(str(error))
+    text = str(error)
+    if "All DataNodes failed" in text:
+        return "no DataNode gives a whole copy of a block: all of its replicas are away or damaged"
+    found = _ERROR.search(text)
     if found is None:
-        return str(error)
+        return text
     return f"{found['kind'].rpartition('.')[2]}: {found['text'].split(chr(92) + 'n', 1)[0]}"

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from sparkml.errors import BusyError, StorageError
-from sparkml.storage.store import Store, owner_alive, this_process
+from sparkml.storage.owner import owner_alive, this_process
+from sparkml.storage.store import Store
 
 log = logging.getLogger(__name__)
 

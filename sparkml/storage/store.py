@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +12,16 @@ from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-import psutil
 from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
 from sparkml import plugins
-from sparkml.errors import SparkmlError, StorageError
+from sparkml.errors import StorageError
 from sparkml.storage.backend import Backend
+from sparkml.storage.explain import explained
 from sparkml.storage.manifest import MANIFEST, FileEntry, Manifest
+from sparkml.storage.owner import owner_alive, this_process
+from sparkml.storage.swap import MARK, finish, swap
 
 _OWNER = "_OWNER.json"
 _NOISE = ("_SUCCESS", _OWNER, MANIFEST)
@@ -64,7 +63,9 @@ class Store:
         return self.backend.filesystem()
 
     def url(self, path: str = "") -> str:
-        """Return the full URL of a path, as Spark and other tools take it."""
+        """Return the full URL of a path, as Spark and other tools take it. Raises `StorageError` if it leads out of the store."""
+        if not {"..", "."}.isdisjoint(path.split("/")) or "\0" in path:
+            raise StorageError(f"{path!r} is no path of a store: it leads out of the store {self.root}, or is no name at all")
         return f"{self.root}/{path.lstrip('/')}" if path else self.root
 
     def at(self, path: str) -> str:
@@ -75,18 +76,18 @@ class Store:
 
     def open(self, path: str, mode: str = "rb") -> IO[Any]:
         """Open a file for streaming."""
-        with _explained("open", self.url(path)):
+        with explained("open", self.url(path)):
             if "w" in mode:
                 self.fs.makedirs(self.at(path).rpartition("/")[0], exist_ok=True)
             return self.fs.open(self.at(path), mode)  # type: ignore[no-any-return]
 
     def exists(self, path: str) -> bool:
-        with _explained("look at", self.url(path)):
+        with explained("look at", self.url(path)):
             return bool(self.fs.exists(self.at(path)))
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return a file's bytes, all or those from `start` to before `end`."""
-        with _explained("read", self.url(path)):
+        with explained("read", self.url(path)):
             return bytes(self.fs.cat_file(self.at(path), start=start, end=end))
 
     def read_json(self, path: str) -> Any:
@@ -98,17 +99,17 @@ class Store:
 
     def replace(self, path: str, data: bytes | Mapping[str, Any]) -> None:
         """Write a small file atomically over what is there."""
-        with _explained("write", self.url(path)):
+        with explained("write", self.url(path)):
             self.backend.replace(self.at(path), _encoded(data))
 
     def create_exclusive(self, path: str, data: bytes | Mapping[str, Any]) -> bool:
         """Create a small file unless it exists; exactly one of many callers gets True."""
-        with _explained("create", self.url(path)):
+        with explained("create", self.url(path)):
             return self.backend.create_exclusive(self.at(path), _encoded(data))
 
     def list(self, path: str = "") -> list[str]:
         """Return the names directly below `path`, sorted; empty when there is nothing."""
-        with _explained("list", self.url(path)):
+        with explained("list", self.url(path)):
             self.fs.invalidate_cache()
             try:
                 return sorted(str(name).rstrip("/").rpartition("/")[2] for name in self.fs.ls(self.at(path), detail=False))
@@ -117,7 +118,7 @@ class Store:
 
     def files(self, path: str) -> dict[str, int]:
         """Return all files below `path` (relative to it) with their sizes in bytes."""
-        with _explained("list", self.url(path)):
+        with explained("list", self.url(path)):
             self.fs.invalidate_cache()
             base = self.at(path).rstrip("/")
             found = self.fs.find(base, detail=True)
@@ -125,7 +126,7 @@ class Store:
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file or everything below a folder."""
-        with _explained("copy", self.url(source)):
+        with explained("copy", self.url(source)):
             for path in self.files(source):
                 src, dst = (f"{source}/{path}", f"{target}/{path}") if path else (source, target)
                 self.fs.makedirs(self.at(dst).rpartition("/")[0], exist_ok=True)
@@ -133,7 +134,7 @@ class Store:
 
     def remove(self, path: str) -> None:
         """Remove a file or folder; nothing happens when it is not there."""
-        with _explained("remove", self.url(path)):
+        with explained("remove", self.url(path)):
             if self.fs.exists(self.at(path)):
                 self.fs.rm(self.at(path), recursive=True)
 
@@ -221,19 +222,21 @@ class Store:
             others = self._entries_that_stay(target, fresh)
             manifest = manifest.model_copy(update={"files": sorted([*others, *manifest.files], key=lambda entry: entry.path)})
         body = manifest.model_dump_json(indent=1).encode()
-        with _explained("publish", self.url(target)):
+        with explained("publish", self.url(target)):
             if not self.backend.atomic_rename:
-                for path in self.files(staging.path):
-                    self.backend.copy_file(self.at(f"{staging.path}/{path}"), self.at(f"{target}/{path}"))
+                for entry in manifest.files:
+                    if _folder(entry.path) in fresh or not partitions:
+                        self.backend.copy_file(self.at(f"{staging.path}/{entry.path}"), self.at(f"{target}/{entry.path}"))
                 self.replace(f"{target}/{MANIFEST}", body)
                 self._remove_unlisted(target, manifest)
             elif partitions:
                 for folder in sorted(fresh):
-                    self.backend.swap_folder(self.at(f"{staging.path}/{folder}"), self.at(f"{target}/{folder}"))
+                    swap(self, f"{staging.path}/{folder}", f"{target}/{folder}")
                 self.replace(f"{target}/{MANIFEST}", body)
             else:
                 self.replace(f"{staging.path}/{MANIFEST}", body)
-                self.backend.swap_folder(self.at(staging.path), self.at(target))
+                self.remove(f"{staging.path}/{_OWNER}")
+                swap(self, staging.path, target)
         return manifest
 
     def check_replaceable(self, target: str, kind: str) -> None:
@@ -253,7 +256,7 @@ class Store:
 
     def _entries_that_stay(self, target: str, fresh: set[str]) -> Sequence[FileEntry]:
         """The files of partitions that are not replaced: what is there, for a killed run may have swapped some since."""
-        recorded = {item["path"]: FileEntry.model_validate(item) for item in self.read_json(f"{target}/{MANIFEST}")["files"]}
+        recorded = {entry.path: entry for entry in self._read_manifest(target).files}
         stay = []
         for path, size in self.files(target).items():
             if path == MANIFEST or _folder(path) in fresh or path.endswith(".crc"):
@@ -285,20 +288,20 @@ class Store:
     ) -> Manifest:
         """Return the manifest of what stands in a staging folder, hashing files whose hash is not known."""
         for path in self.files(staging.path):
-            if path.endswith((*_NOISE, ".crc")):
+            if path.endswith((*_NOISE, ".crc")) and path != _OWNER:
                 self.remove(f"{staging.path}/{path}")
         sizes = {path: size for path, size in self.files(staging.path).items() if path != _OWNER}
-        with _explained("read back", staging.url), ThreadPoolExecutor(4) as pool:
+        with explained("read back", staging.url), ThreadPoolExecutor(4) as pool:
             digests = pool.map(lambda path: known.get(path) or self._sha256(f"{staging.path}/{path}"), sizes)
             entries = [FileEntry(path=path, size=sizes[path], sha256=digest) for path, digest in zip(sizes, digests, strict=True)]
-        self.remove(f"{staging.path}/{_OWNER}")  # last: until here a killed run's folder can be told and swept
         return Manifest(kind=kind, fingerprint=fingerprint, files=entries, lineage=dict(lineage or {}), extra=dict(extra or {}))
 
     def _commit(self, staging: Staging, target: str, manifest: Manifest) -> bool:
         body = manifest.model_dump_json(indent=1).encode()
-        with _explained("publish", self.url(target)):
+        with explained("publish", self.url(target)):
             if self.backend.atomic_rename:
                 self.backend.replace(self.at(f"{staging.path}/{MANIFEST}"), body)
+                self.remove(f"{staging.path}/{_OWNER}")  # last: until here a killed run's folder can be told and swept
                 return self.backend.rename_folder(self.at(staging.path), self.at(target))
             if self.exists(f"{target}/{MANIFEST}"):
                 return False
@@ -308,13 +311,9 @@ class Store:
 
     def manifest(self, target: str) -> Manifest:
         """Return the manifest of an artifact. Raises `StorageError` when there is none, or it is torn, or files are missing."""
-        path = f"{target}/{MANIFEST}"
-        if not self.exists(path):
+        if not self.exists(f"{target}/{MANIFEST}"):
             raise StorageError(f"{self.url(target)} has no {MANIFEST}: it was never published, or only half written")
-        try:
-            manifest = Manifest.model_validate_json(self.read(path))
-        except ValidationError as error:
-            raise StorageError(f"{self.url(path)} is torn or was altered: {error.errors()[0]['msg']}") from None
+        manifest = self._read_manifest(target)
         sizes = self.files(target)
         for entry in manifest.files:
             if sizes.get(entry.path) != entry.size:
@@ -323,6 +322,13 @@ class Store:
                     f"{self.url(target)}: the file {entry.path} {found}; the artifact was altered after publishing"
                 )
         return manifest
+
+    def _read_manifest(self, target: str) -> Manifest:
+        path = f"{target}/{MANIFEST}"
+        try:
+            return Manifest.model_validate_json(self.read(path))
+        except ValidationError as error:
+            raise StorageError(f"{self.url(path)} is torn or was altered: {error.errors()[0]['msg']}") from None
 
     def verify(self, target: str) -> Manifest:
         """Like `manifest`, and compare the SHA-256 of every file. Raises `StorageError` naming the first that differs."""
@@ -333,9 +339,12 @@ class Store:
         return manifest
 
     def sweep(self) -> Sequence[str]:
-        """Remove staging folders whose owner process died on this host; return their names."""
+        """Remove staging folders whose owner process died on this host, and end its swaps; return their names."""
         swept = []
         for name in self.list("_staging"):
+            if name.endswith(MARK):
+                swept += [name] if finish(self, name) else []
+                continue
             try:
                 owner = self.read_json(f"_staging/{name}/{_OWNER}")
             except StorageError:
@@ -353,43 +362,9 @@ class Store:
         return digest.hexdigest()
 
 
-def this_process() -> dict[str, Any]:
-    """Return the mark by which `owner_alive` recognises this process later."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def owner_alive(owner: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote this owner mark may still run: on another host we cannot know, and say yes."""
-    if owner.get("host") != socket.gethostname():
-        return True
-    try:
-        return abs(psutil.Process(int(owner["pid"])).create_time() - float(owner["started"])) < 1.0
-    except (psutil.NoSuchProcess, KeyError, ValueError):
-        return False
-
-
 def _folder(path: str) -> str:
     return path.rpartition("/")[0]
 
 
 def _encoded(data: bytes | Mapping[str, Any]) -> bytes:
     return data if isinstance(data, bytes) else json.dumps(data, indent=1, default=str).encode()
-
-
-@contextmanager
-def _explained(action: str, where: str) -> Iterator[None]:
-    """Turn the file system's error into one that says what, where, why and what to do."""
-    try:
-        yield
-    except SparkmlError:
-        raise
-    except OSError as error:
-        hints = {
-            errno.ENOSPC: "free some space (`df -h`), then run the same command again: finished stages are kept",
-            errno.EDQUOT: "free some of your quota, then run the same command again: finished stages are kept",
-            errno.EACCES: "give this user write permission there, or choose another root with --set store=URL",
-            errno.EPERM: "give this user write permission there, or choose another root with --set store=URL",
-            errno.EROFS: "that file system is read-only: choose another root with --set store=URL",
-        }
-        cause = error.strerror or str(error) or type(error).__name__
-        raise StorageError(f"cannot {action} {where}: {cause}", hint=hints.get(error.errno or 0)) from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fsspec
 from fsspec import AbstractFileSystem
 
-# the class is imported when it is first needed; without this, fsspec's own needs a JVM in the process
+# the classes are imported when they are first needed; fsspec's own for HDFS needs a JVM in the process
 fsspec.register_implementation("hdfs", "sparkml.storage.hdfs_client.PatientHdfs", clobber=True)
+fsspec.register_implementation("s3", "sparkml.storage.s3_client.PatientS3", clobber=True)
 
 
 def opened(url: str) -> tuple[AbstractFileSystem, str]:

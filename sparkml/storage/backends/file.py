@@ -17,14 +17,6 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def _exchange(first: str, second: str) -> bool:
-    """Swap two paths in one step with Linux's ``renameat2(RENAME_EXCHANGE)``; False where that is not to be had."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    return (
-        renameat2 is not None and renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
-    )
-
-
 class File(Backend):
     """POSIX: ``link(2)`` is the exclusive create, ``rename(2)`` the atomic replace and the folder commit."""
 
@@ -59,19 +51,11 @@ class File(Backend):
             raise
         return True
 
-    def swap_folder(self, source: str, target: str) -> None:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if not os.path.exists(target):
-            os.rename(source, target)
-        elif not _exchange(source, target):  # a file system without exchange: two renames, a reader may find nothing between them
-            aside = f"{source}.old"
-            os.rename(target, aside)
-            try:
-                os.rename(source, target)
-            except BaseException:
-                os.rename(aside, target)
-                raise
-            os.rename(aside, source)
+    def exchange_folders(self, first: str, second: str) -> bool:
+        """By Linux's ``renameat2(RENAME_EXCHANGE)``, which not every file system has."""
+        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        names = os.fsencode(first), os.fsencode(second)
+        return renameat2 is not None and renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
 
     @staticmethod
     def _written(path: str, data: bytes) -> str:

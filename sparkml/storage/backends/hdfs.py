@@ -39,10 +39,8 @@ class Hdfs(Backend):
         except FileExistsError:
             self._client.delete(scratch, False)
             return False
-        except OSError:  # was it done, and only the answer lost?
+        except OSError:
             with contextlib.suppress(OSError):
-                if not self.filesystem().exists(scratch) and self.filesystem().cat_file(path) == data:
-                    return True
                 self._client.delete(scratch, False)
             raise
         return True
@@ -63,20 +61,6 @@ class Hdfs(Backend):
         except FileExistsError:
             return False
         return True
-
-    def swap_folder(self, source: str, target: str) -> None:
-        if self.rename_folder(source, target):
-            return
-        # HDFS cannot exchange two names: a reader may find nothing for a moment, never a mixture. What stood there waits outside
-        # of the staging folder, which is removed when this fails
-        aside = f"{self.path(self.root)}/_staging/{uuid.uuid4().hex[:16]}.old"
-        self.rename_folder(target, aside)
-        try:
-            self._client.rename(source, target, False)
-        except BaseException:
-            self._client.rename(aside, target, False)
-            raise
-        self._client.rename(aside, source, False)
 
     def copy_file(self, source: str, target: str) -> None:
         fs = self.filesystem()

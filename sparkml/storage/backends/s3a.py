@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import uuid
 from typing import Any
 
 import fsspec
@@ -27,9 +29,17 @@ class S3a(Backend):
         return url.removeprefix("s3a://").removeprefix("s3://")
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
+        from sparkml.storage.s3_client import code
+
+        writer = uuid.uuid4().hex
         try:
-            self.filesystem().pipe_file(path, data, mode="create")
-        except FileExistsError:
+            self.filesystem().pipe_file(path, data, mode="create", Metadata={"writer": writer})
+        except OSError as error:
+            if not isinstance(error, FileExistsError) and code(error) not in ("PreconditionFailed", "412"):
+                raise
+            # the put was made again because an answer was lost: then the object may be ours
+            with contextlib.suppress(FileNotFoundError):
+                return bool(self.filesystem().metadata(path, refresh=True).get("writer") == writer)
             return False
         return True
 

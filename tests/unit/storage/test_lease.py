@@ -11,7 +11,7 @@ import pytest
 from sparkml.errors import BusyError
 from sparkml.storage import Store
 from sparkml.storage.lease import lease
-from sparkml.storage.store import this_process
+from sparkml.storage.owner import this_process
 
 
 def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
