@@ -14,7 +14,7 @@ from sparkml.errors import EXIT_CODES, ConfigError, SparkmlError
 from sparkml.printing import print_json, print_summary, print_table, print_tree
 
 if TYPE_CHECKING:
-    pass
+    from sparkml.flow.dates import Dates
 
 EXAMPLES = """
 \b
@@ -22,6 +22,7 @@ Examples:
   sparkml run digits                          the whole pipeline on this machine
   sparkml run digits --dry-run                what would run, and why
   sparkml run digits --set train.candidates.net.epochs=5
+  sparkml run logs --data 'logs/dt={date}' --date yesterday
   sparkml run adult --data adult.data --data adult.test
   sparkml score adult@champion new.csv out/   predict files with the champion
   sparkml lineage adult@champion              from the model to the raw files
@@ -48,6 +49,13 @@ Force = Annotated[bool, typer.Option("--force", help="Do the selected stages aga
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log on the terminal too.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; starts no JVM and writes nothing.")]
 
+Date = Annotated[
+    str | None, typer.Option("--date", metavar="DATE", help="The partition to run: YYYY-MM-DD, or today or yesterday (UTC).")
+]
+FromDate = Annotated[str | None, typer.Option("--from-date", metavar="DATE", help="Run every date from this one on ...")]
+ToDate = Annotated[str | None, typer.Option("--to-date", metavar="DATE", help="... to this one, both included.")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Go on with the next date after one that failed.")]
+SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Pass over dates whose partition has no files.")]
 Resume = Annotated[str | None, typer.Option("--resume", metavar="RUN_ID", help="Take up a failed or killed run.")]
 
 
@@ -104,6 +112,11 @@ def run(
     pipeline: PipelineName,
     env: Env = None,
     data: Data = None,
+    date: Date = None,
+    from_date: FromDate = None,
+    to_date: ToDate = None,
+    keep_going: KeepGoing = False,
+    skip_missing: SkipMissing = False,
     first: Annotated[str | None, typer.Option("--from", help="First stage to run; earlier ones must be up to date.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last stage to run.")] = None,
     only: Annotated[str | None, typer.Option("--only", help="Run this stage alone.")] = None,
@@ -115,15 +128,19 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Run a pipeline: ingest, contract, features, train, evaluate, register, score, report. Unchanged stages are skipped."""
+    from sparkml.flow.dates import chosen_dates
+
     if only and (first or last):
         raise ConfigError("--only stands alone: it means --from STAGE --to STAGE")
-    _run(pipeline, env, data, only or first, only or last, force, dry_run, resume, assignments, as_json, verbose)
+    dates = chosen_dates(date, from_date, to_date, keep_going, skip_missing, resume)
+    _run(pipeline, env, data, dates, only or first, only or last, force, dry_run, resume, assignments, as_json, verbose)
 
 
 def _run(
     pipeline: str,
     env: str | None,
     data: list[str] | None,
+    dates: Dates,
     first: str | None,
     last: str | None,
     force: bool,
@@ -133,19 +150,30 @@ def _run(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    from sparkml.config import find_pipeline, suggest
+    from sparkml.config import find_pipeline
+    from sparkml.flow.backfill import COLUMNS, Backfill
     from sparkml.flow.engine import STAGES, Selection
     from sparkml.flow.run import run_pipeline
     from sparkml.observe.progress import Board
     from sparkml.settings import load_settings
 
-    for stage in (first, last):
-        if stage is not None and stage not in STAGES:
-            raise ConfigError(f"no stage {stage!r}; {suggest(stage, STAGES)}")
+    selection = Selection(first or STAGES[0], last or STAGES[-1], force, dry_run)
     given = [*(assignments or []), *([f"source.path={json.dumps(data)}"] if data else [])]
     settings, layered = load_settings(find_pipeline(pipeline), env, given)
-    selection = Selection(first or STAGES[0], last or STAGES[-1], force, dry_run)
-    record = run_pipeline(settings, layered, env=env, selection=selection, resume=resume, board=Board(), verbose=verbose)
+    if dates.backfill:
+        backfill = Backfill(
+            settings, layered, env=env, selection=selection, tell=lambda error: _complain(error, False), verbose=verbose
+        )
+        rows = backfill.run(dates)
+        code = next((row["exit_code"] for row in rows if row["exit_code"]), 0)
+        if as_json:
+            status = "failed" if code else "done"
+            print_json({"schema_version": 1, "pipeline": settings.pipeline, "status": status, "exit_code": code, "dates": rows})
+        else:
+            print_table(rows, COLUMNS, "no dates")
+        raise typer.Exit(code)
+    (day,) = dates.days
+    record = run_pipeline(settings, layered, env=env, selection=selection, resume=resume, board=Board(), verbose=verbose, day=day)
     if as_json:
         print_json(record.model_dump(mode="json"))
     else:
@@ -158,6 +186,11 @@ def _stage_command(stage: str, help_text: str) -> None:
         pipeline: PipelineName,
         env: Env = None,
         data: Data = None,
+        date: Date = None,
+        from_date: FromDate = None,
+        to_date: ToDate = None,
+        keep_going: KeepGoing = False,
+        skip_missing: SkipMissing = False,
         force: Force = False,
         dry_run: DryRun = False,
         resume: Resume = None,
@@ -165,7 +198,10 @@ def _stage_command(stage: str, help_text: str) -> None:
         as_json: Json = False,
         verbose: Verbose = False,
     ) -> None:
-        _run(pipeline, env, data, stage, stage, force, dry_run, resume, assignments, as_json, verbose)
+        from sparkml.flow.dates import chosen_dates
+
+        dates = chosen_dates(date, from_date, to_date, keep_going, skip_missing, resume)
+        _run(pipeline, env, data, dates, stage, stage, force, dry_run, resume, assignments, as_json, verbose)
 
 
 for _stage, _help in {
@@ -190,6 +226,7 @@ def score(
     partition_by: Annotated[
         list[str] | None, typer.Option("--partition-by", help="Replace only the partitions of this column.")
     ] = None,
+    date: Date = None,
     assignments: Set = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -202,7 +239,7 @@ def score(
 
     if len(paths) < 2:
         raise ConfigError("score needs at least one INPUT and the OUTPUT", hint="sparkml score NAME@champion INPUT... OUTPUT")
-    result = score_command(model, paths[:-1], paths[-1], env, source, partition_by or [], assignments or [], verbose)
+    result = score_command(model, paths[:-1], paths[-1], env, source, partition_by or [], assignments or [], verbose, date)
     if as_json:
         print_json(result)
     else:
@@ -266,7 +303,7 @@ def runs(
     if as_json:
         print_json(found)
         return
-    print_table(found, ("run_id", "status", "started", "seconds", "stages", "result"), "no runs yet: sparkml run digits")
+    print_table(found, ("run_id", "date", "status", "started", "seconds", "stages", "result"), "no runs yet: sparkml run digits")
 
 
 @app.command()

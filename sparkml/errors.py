@@ -58,6 +58,10 @@ class DataError(SparkmlError):
     exit_code = 3
 
 
+class NoInputError(DataError):
+    """There is no raw file where the settings say: a partition that has not come yet, or a wrong path."""
+
+
 class LaunchError(SparkmlError):
     """The cluster or the gang of ranks could not be started or was lost."""
 

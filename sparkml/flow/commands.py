@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from sparkml.config import suggest
 from sparkml.errors import ConfigError, SparkmlError, StorageError
+from sparkml.flow.dates import parse_date, with_date
 from sparkml.flow.engine import Engine, Selection
 from sparkml.flow.faults import explained
 from sparkml.flow.scoring import score_files
@@ -32,8 +34,12 @@ def score_command(
     partition_by: list[str],
     assignments: list[str],
     verbose: bool,
+    day: str | None = None,
 ) -> dict[str, Any]:
-    """Score raw files with a registered model; return what was written, for people and for ``--json``."""
+    """Score raw files with a registered model; return what was written, for people and for ``--json``.
+
+    A ``{date}`` in the inputs, the output, `source` or in how the model reads its input is filled in with `day`.
+    """
     settings = load_run_settings(env, assignments)
     store = Store(settings.store)
     version = Registry(store).resolve(model)
@@ -43,7 +49,11 @@ def score_command(
         raise ConfigError(f"--source {source!r} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(override, dict):
         raise ConfigError(f"--source {source!r} must be a YAML mapping", hint="--source '{type: parquet}'")
-    run = start_run(version.bundle.pipeline, env, settings.model_dump(mode="json"), {})
+    when = None if day is None else parse_date(day)
+    recorded = {key: item for key, item in version.bundle.source.items() if key != "path"}
+    inputs, output, override, recorded = with_date([inputs, output, override, recorded], when, f"score with {version.label}")
+    version = replace(version, bundle=version.bundle.model_copy(update={"source": {**version.bundle.source, **recorded}}))
+    run = start_run(version.bundle.pipeline, env, settings.model_dump(mode="json"), {}, str(when) if when else None)
     with Board() as board, logging_to(log_folder(run.run_id) / "run.log", verbose=verbose):
         engine = Engine(store, settings, run, board, Selection())
         try:
@@ -78,11 +88,12 @@ def list_runs(pipeline: str | None, env: str | None, assignments: list[str], lim
             {
                 "run_id": run.run_id,
                 "pipeline": run.pipeline,
+                "date": run.date or "",
                 "status": run.shown_status(),
                 "started": run.started[:19],
                 "seconds": _seconds(run),
                 "stages": " ".join(f"{stage.stage}:{stage.status}" for stage in run.stages),
-                "result": _outcome(run),
+                "result": outcome_of(run),
                 "report": run.report,
                 "error": run.error,
             }
@@ -98,7 +109,8 @@ def _seconds(run: RunRecord) -> float | None:
     return round((datetime.fromisoformat(run.ended) - datetime.fromisoformat(run.started)).total_seconds(), 1)
 
 
-def _outcome(run: RunRecord) -> str:
+def outcome_of(run: RunRecord) -> str:
+    """Return what came of a run in a line: the version, or why there is none and how to go on."""
     if run.shown_status() in {"failed", "killed", "interrupted"}:
         reason = run.error.splitlines()[0][:60] if run.error else "the process is gone"
         return f"{reason}; {run.resume}" if run.resume else reason

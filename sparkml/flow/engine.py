@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparkml.config import redact
+from sparkml.config import redact, suggest
 from sparkml.errors import ConfigError, SparkmlError, StorageError
 from sparkml.flow.faults import explained
 from sparkml.lineage.fingerprint import code_fingerprint, fingerprint
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STAGES = ("ingest", "contract", "features", "train", "evaluate", "register", "score", "report")
+SPARK_LOG = "spark.log"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Selection:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        for stage in (self.first, self.last):
+            if stage not in STAGES:
+                raise ConfigError(f"no stage {stage!r}; {suggest(stage, STAGES)}")
         if STAGES.index(self.first) > STAGES.index(self.last):
             raise ConfigError(f"--from {self.first} comes after --to {self.last}; the order is: {' '.join(STAGES)}")
 
@@ -87,29 +92,43 @@ class Build:
 class Engine:
     """Runs stages of one run against one store. The Spark session starts when the first stage needs it."""
 
-    def __init__(self, store: Store, settings: RunSettings, run: RunRecord, board: Board, selection: Selection) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: RunSettings,
+        run: RunRecord,
+        board: Board,
+        selection: Selection,
+        spark_log: Path | None = None,
+    ) -> None:
         self.store, self.settings, self.run, self.board, self.selection = store, settings, run, board, selection
+        self.spark_log = spark_log or log_folder(run.run_id) / SPARK_LOG
         self.planned: list[tuple[str, str]] = []
         self._spark: SparkSession | None = None
-        self._plans_seen = 0
+        self._last_execution = -1
 
     @property
     def spark(self) -> SparkSession:
         """The Spark session, started at first use."""
         if self._spark is None:
+            from pyspark.sql import SparkSession
+
             from sparkml.spark_session import session
 
-            began = time.monotonic()
+            began, running = time.monotonic(), SparkSession.getActiveSession() is not None
             conf = {**{key: str(value) for key, value in self.store.backend.spark_conf().items()}, **self.settings.spark.conf}
             self._spark = session(
                 self.settings.spark.master,
                 app_name=f"{self.settings.spark.app_name} {self.run.run_id}",
                 conf=conf,
-                jvm_log=log_folder(self.run.run_id) / "spark.log",
+                jvm_log=self.spark_log,
             )
-            self.board.line(
-                f"Spark {self._spark.version} on {self._spark.sparkContext.master} in {time.monotonic() - began:.1f} s"
-            )
+            if running:  # of the date before
+                self.executed_plans()
+            else:
+                self.board.line(
+                    f"Spark {self._spark.version} on {self._spark.sparkContext.master} in {time.monotonic() - began:.1f} s"
+                )
             self.board.watch_spark(self._task_counts)
         return self._spark
 
@@ -190,6 +209,7 @@ class Engine:
                 lineage = {
                     "run_id": self.run.run_id,
                     "stage": record.stage,
+                    **({"date": self.run.date} if self.run.date else {}),
                     "seconds": round(time.monotonic() - began, 3),
                     "parts": record.parts,
                     "inputs": [item.model_dump() for item in record.inputs],
@@ -242,7 +262,7 @@ class Engine:
     def _why(self, record: StageRecord) -> str:
         """What changed since the last run of this stage, in words."""
         for run in all_runs(self.store):
-            if run.pipeline != self.run.pipeline or run.run_id == self.run.run_id:
+            if (run.pipeline, run.date) != (self.run.pipeline, self.run.date) or run.run_id == self.run.run_id:
                 continue
             for old in run.stages:
                 if old.stage == record.stage and old.status != "failed" and old.parts:
@@ -260,9 +280,15 @@ class Engine:
             return ""
         try:
             executions = self._spark._jsparkSession.sharedState().statusStore().executionsList()  # type: ignore[attr-defined]
-            total = executions.size()
-            plans = [executions.apply(index).physicalPlanDescription() for index in range(self._plans_seen, total)]
-            self._plans_seen = total
+            plans: list[str] = []
+            newest = self._last_execution
+            for index in reversed(range(executions.size())):  # by id: Spark forgets the oldest of a long backfill
+                execution = executions.apply(index)
+                if execution.executionId() <= self._last_execution:
+                    break
+                newest = max(newest, execution.executionId())
+                plans.insert(0, execution.physicalPlanDescription())
+            self._last_execution = newest
         except Exception as error:  # the JVM may be the very thing that failed
             log.warning("no Spark plans: %s", error)
             return ""

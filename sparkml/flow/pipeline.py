@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkml.contract.enforce import enforce
+from sparkml.errors import DataError, NoInputError
 from sparkml.estimators.trainer import TrainContext, Trainer
 from sparkml.evaluate.evaluation import Evaluation
 from sparkml.features.report import FeaturesReport
@@ -55,27 +57,54 @@ class Pipeline:
             return InputRef(name="raw", url=f"source:{source.plugin_name()}", fingerprint="not fetched")
         if not self.engine.selection.dry_run:
             source.fetch()
-        known_at = f"datasets/{self.settings.pipeline}/ingest/_files.json"
+        day = self.engine.run.date
+        known_at = f"datasets/{self.settings.pipeline}/ingest/_files{f'-{day}' if day else ''}.json"
         known = self.store.read_json(known_at) if self.store.exists(known_at) else {}
-        files = scan(source.files(), {path: InputFile.model_validate(item) for path, item in known.items()})
+        files = self._scan({path: InputFile.model_validate(item) for path, item in known.items()})
         if not self.engine.selection.dry_run:
             self.store.replace(known_at, {file.path: file.model_dump() for file in files})
         content = sorted((file.path.rpartition("/")[2], file.sha256) for file in files)  # moved files are the same input
+        # dates share no artifact, even where their files are equal: each is traced to its own, and two may run at once
         return InputRef(
             name="raw",
             url=f"source:{source.plugin_name()}",
-            fingerprint=fingerprint([content, source.identity()]),
+            fingerprint=fingerprint([content, source.identity(), *([day] if day else [])]),
             files=[file.model_dump() for file in files],
         )
+
+    def _scan(self, known: Mapping[str, InputFile]) -> list[InputFile]:
+        try:
+            return scan(self.settings.source.files(), known)
+        except NoInputError as error:
+            if self.engine.run.date:
+                raise NoInputError(
+                    f"no partition of {self.engine.run.date} yet: {error.message.removeprefix('no input: ')}",
+                    hint="run it again when the files are there; a backfill passes over it with --skip-missing",
+                ) from None
+            raise
+
+    def _refuse_changed(self, raw: InputRef) -> None:
+        """Files that came, went or changed while they were read are in the rows or not: no artifact may say which."""
+        before = {file.path: file for file in map(InputFile.model_validate, raw.files)}
+        after = {file.path: file for file in self._scan(before)}
+        changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+        if changed:
+            raise DataError(
+                f"the input changed while it was read: {', '.join(changed[:3])}{' ...' if len(changed) > 3 else ''}",
+                hint="run it again: what was read is thrown away",
+            )
 
     def ingest(self) -> Artifact:
         """Raw files to a typed table; the RDD route's checkpoint lives in the artifact's staging folder and goes with it."""
         from sparkml.ingest.stage import ingest
 
+        raw = self.raw_input()
+
         def build(work: Build) -> dict[str, Any]:
             context = ReadContext(spark=self.engine.spark, scratch_url=f"{work.staging.url}/_checkpoint", notes=work.notes)
             report = ingest(self.settings.source, context, f"{work.staging.url}/rows")
             self.store.remove(f"{work.staging.path}/_checkpoint")
+            self._refuse_changed(raw)
             work.rows = report.rows
             work.progress.note(f"{report.rows:,} rows")
             return {"report": report.model_dump(mode="json")}
@@ -84,7 +113,7 @@ class Pipeline:
             "ingest",
             kind="table",
             settings=self.settings.source.identity(),
-            inputs=[self.raw_input()],
+            inputs=[raw],
             rooms=("ingest",),
             build=build,
         )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
 from sparkml import plugins
-from sparkml.errors import ConfigError, DataError
+from sparkml.errors import BusyError, ConfigError, DataError, GateError
 from sparkml.evaluate.evaluation import Evaluation, compare
 from sparkml.features.report import FeaturesReport
+from sparkml.flow.dates import Remembered
 from sparkml.flow.engine import Artifact, Engine
 from sparkml.flow.pipeline import Trained
 from sparkml.flow.scoring import predict
@@ -19,9 +24,12 @@ from sparkml.registry.card import model_card
 from sparkml.registry.gates import Candidate, Decision, decide, select
 from sparkml.registry.registry import ModelVersion, Registry
 from sparkml.settings import Settings
+from sparkml.storage.lease import lease
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+_PATIENCE_SECONDS = 1800.0  # another's registration may evaluate the champion anew and copy a large model
 
 
 class Registration:
@@ -30,35 +38,33 @@ class Registration:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine, self.settings, self.store = engine, settings, engine.store
         self.registry = Registry(engine.store)
+        self.remembered = Remembered(engine.store, settings.pipeline, engine.run.date)
         self.name = settings.registration.name or settings.pipeline
         first = settings.evaluate.for_task(settings.target.task)[0]
         self.metric = settings.registration.metric or first.plugin_name()
 
     def register(self, good: Artifact, features: Artifact, trained: list[Trained]) -> tuple[Decision, ModelVersion | None]:
         """Select, compare and publish; return the decision and the version that holds the selected model (None when rejected)."""
-        evaluations = {item.name: item.evaluation for item in trained}
-        better = bool(getattr(plugins.load("evaluate.metrics", self.metric), "greater_is_better", True))
-        chosen = select(
-            [Candidate(name, {key: found.value for key, found in item.metrics.items()}) for name, item in evaluations.items()],
-            self.settings.registration,
-            self.metric,
-            better,
-        )
-        winner = next(item for item in trained if item.name == chosen.name)
-        known = self.registry.find(self.name, winner.model.fingerprint)
+        winner, better = self._winner(trained)
         wanted = self.engine.selection.wanted("register")
-        if known is not None and not (self.engine.selection.force and wanted):
-            return self._known(winner, known), known
+        if not (self.engine.selection.force and wanted):
+            finished = self._finished(winner)
+            if finished is not None:
+                return finished
+            known = self.registry.find(self.name, winner.model.fingerprint)
+            if known is not None:
+                return self._known(winner, known), known
         if not wanted:
             raise ConfigError(
                 f"the selected model {winner.name} is not registered yet, and register is left out", hint="--from register"
             )
         began, start = now(), time.monotonic()
-        with self.engine.board.stage("register") as progress:
+        with self.engine.board.stage("register") as progress, self._alone():
             champion = self.champion() if "champion" in self.registry.aliases(self.name) else None
-            decision = self._decide(evaluations[winner.name], winner.name, champion, good, better)
+            decision = self._decide(winner.evaluation, winner.name, champion, good, better)
             version = None if decision.outcome == "rejected" else self._publish(winner, features, good, decision)
             progress.note(f"{version.label if version else 'nothing'} as {decision.outcome}: {decision.reason}")
+        self._remember(winner, decision, version)
         self.engine.add_record(
             StageRecord(
                 stage="register",
@@ -73,6 +79,89 @@ class Registration:
             )
         )
         return decision, version
+
+    def _winner(self, trained: list[Trained]) -> tuple[Trained, bool]:
+        """The candidate that the gates and the metric select, and whether a greater value of the metric is better."""
+        better = bool(getattr(plugins.load("evaluate.metrics", self.metric), "greater_is_better", True))
+        measured = {item.name: {key: found.value for key, found in item.evaluation.metrics.items()} for item in trained}
+        candidates = [Candidate(name, metrics) for name, metrics in measured.items()]
+        chosen = select(candidates, self.settings.registration, self.metric, better)
+        return next(item for item in trained if item.name == chosen.name), better
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of two runs that come to register this model at once the second waits, and compares with what the first made of it."""
+
+        def tell(state: RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome is not None:
+                self.engine.board.line(f"register waits: {getattr(state.outcome.exception(), 'message', '')}")
+
+        waiting = Retrying(
+            retry=retry_if_exception_type(BusyError),
+            wait=wait_exponential_jitter(initial=0.5, max=5),
+            stop=stop_after_delay(_PATIENCE_SECONDS),
+            before_sleep=tell,
+            reraise=True,
+        )
+        path, holder = f"_leases/register-{self.name}.json", {"run_id": self.engine.run.run_id}
+        with ExitStack() as stack:
+            waiting(lambda: stack.enter_context(lease(self.store, path, holder, what=f"the registration of {self.name}")))
+            yield
+
+    # --- what a finished date decided ---
+
+    def _remember(self, winner: Trained, decision: Decision, version: ModelVersion | None) -> None:
+        found = {"version": version.version if version else None, "decision": asdict(decision)}
+        self.remembered.put("register", self._about(winner), found)
+
+    def _about(self, winner: Trained) -> dict[str, Any]:
+        return {"name": self.name, "model": winner.model.fingerprint}
+
+    def _recorded(self, winner: Trained) -> tuple[Decision, int | None] | None:
+        """The decision on this model in an earlier run of the date; None when its version is gone."""
+        found = self.remembered.get("register", self._about(winner))
+        if found is None or not (found["version"] is None or found["version"] in self.registry.versions(self.name)):
+            return None
+        return Decision(**found["decision"]), found["version"]
+
+    def _finished(self, winner: Trained) -> tuple[Decision, ModelVersion | None] | None:
+        recorded = self._recorded(winner)
+        if recorded is None:
+            return None
+        decision, number = recorded
+        version = None if number is None else self.registry.get(self.name, number)
+        self._skip(winner, version, f"decided before: {version.label if version else 'nothing'} as {decision.outcome}")
+        return decision, version
+
+    def scorer(self, good: Artifact, trained: list[Trained]) -> ModelVersion:
+        """Return the version that scores these rows: the alias's, or for a date that was scored before the one that did it."""
+        selection = self.engine.selection
+        before = None if selection.force and selection.wanted("score") else self._scored_by(good, trained)
+        return before or self.champion(self.settings.score.alias)
+
+    def remember_scorer(self, good: Artifact, trained: list[Trained], version: ModelVersion) -> None:
+        """Keep which version scored a date's rows."""
+        self.remembered.put("score", self._about_rows(good, trained), {"version": version.version})
+
+    def finished(self, good: Artifact, trained: list[Trained]) -> set[str]:
+        """Return the stages from register on that a date is done with."""
+        try:
+            registered = self._recorded(self._winner(trained)[0]) is not None
+        except GateError:  # a run says so again
+            return set()
+        if not registered:
+            return set()
+        return {"register"} if self._scored_by(good, trained) is None else {"register", "score", "report"}
+
+    def _scored_by(self, good: Artifact, trained: list[Trained]) -> ModelVersion | None:
+        found = self.remembered.get("score", self._about_rows(good, trained))
+        if found is None or found["version"] not in self.registry.versions(self.name):
+            return None
+        return self.registry.get(self.name, found["version"])
+
+    def _about_rows(self, good: Artifact, trained: list[Trained]) -> dict[str, Any]:
+        about = self._about(self._winner(trained)[0])
+        return {**about, "rows": good.fingerprint, "alias": self.settings.score.alias}
 
     def _decide(self, candidate: Evaluation, name: str, champion: ModelVersion | None, good: Artifact, better: bool) -> Decision:
         from pyspark.errors import AnalysisException
@@ -89,8 +178,13 @@ class Registration:
     def _known(self, winner: Trained, known: ModelVersion) -> Decision:
         self._point_aliases(known)
         aliases = [alias for alias, version in self.registry.aliases(self.name).items() if version == known.version]
-        outcome = "champion" if "champion" in aliases else "challenger"
         reason = f"the selected model {winner.name} is {known.label} already" + (f" ({', '.join(aliases)})" if aliases else "")
+        decision = Decision(winner.name, "champion" if "champion" in aliases else "challenger", reason)
+        self._remember(winner, decision, known)
+        self._skip(winner, known, reason)
+        return decision
+
+    def _skip(self, winner: Trained, version: ModelVersion | None, reason: str) -> None:
         self.engine.board.skipped("register", reason)
         self.engine.add_record(
             StageRecord(
@@ -99,11 +193,10 @@ class Registration:
                 started=now(),
                 seconds=0.0,
                 fingerprint=winner.model.fingerprint,
-                artifact=self.store.url(known.path),
+                artifact=self.store.url(version.path) if version else "",
                 notes={"reason": reason},
             )
         )
-        return Decision(winner.name, "champion" if outcome == "champion" else "challenger", reason)
 
     def _point_aliases(self, known: ModelVersion) -> None:
         """Do what a run that was killed after publishing the version did not come to: point its alias."""
@@ -159,6 +252,7 @@ class Registration:
             lineage = {
                 "run_id": self.engine.run.run_id,
                 "stage": "register",
+                **({"date": self.engine.run.date} if self.engine.run.date else {}),
                 "inputs": [item.as_input().model_dump() for item in inputs],
                 "versions": self.engine.run.versions,
             }
@@ -185,7 +279,7 @@ class Registration:
             shape=list(report.shape),
             feature_names=list(report.feature_names),
             trainer=dumped["train"]["candidates"][winner.name],
-            source=dumped["source"],
+            source=self.engine.run.settings["source"],  # a {date} in it is filled in anew when files are scored
             contract=dumped["contract"],
             target=dumped["target"],
             split=dumped["split"],

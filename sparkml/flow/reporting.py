@@ -50,7 +50,7 @@ def gather(store: Store, run: RunRecord, settings: Settings, layered: Layered) -
     nodes, edges = _lineage(run)
     return ReportData(
         run_id=run.run_id,
-        pipeline=run.pipeline,
+        pipeline=f"{run.pipeline} {run.date}" if run.date else run.pipeline,
         description=settings.description,
         status=run.status,
         started=run.started,

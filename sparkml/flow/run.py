@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from sparkml.config import Layered, redact
 from sparkml.errors import ConfigError, SparkmlError
-from sparkml.flow.engine import STAGES, Artifact, Build, Engine, Selection
+from sparkml.flow.dates import settings_of
+from sparkml.flow.engine import SPARK_LOG, STAGES, Artifact, Build, Engine, Selection
 from sparkml.flow.pipeline import Pipeline, Trained
 from sparkml.flow.registration import Registration
 from sparkml.flow.reporting import write_report
@@ -29,6 +31,9 @@ from sparkml.storage.lease import lease
 
 log = logging.getLogger(__name__)
 
+_DATE_OPTIONS = ("--date", "--from-date", "--to-date")
+_BACKFILL_FLAGS = ("--keep-going", "--skip-missing")
+
 
 def run_pipeline(
     settings: Settings,
@@ -39,8 +44,17 @@ def run_pipeline(
     resume: str | None,
     board: Board,
     verbose: bool = False,
+    day: date | None = None,
+    spark_log: Path | None = None,
 ) -> RunRecord:
     """Run a pipeline and return its record.
+
+    Parameters
+    ----------
+    settings
+        As they were loaded; a ``{date}`` in the source is filled in here.
+    spark_log
+        Where the JVM of a session that outlives the run prints; what it prints meanwhile is kept with the run.
 
     Raises
     ------
@@ -48,28 +62,30 @@ def run_pipeline(
         A stage failed. The run record says so, finished stages are kept, and the error's hint holds the resume command.
     """
     store = Store(settings.store)
-    record = _record(store, settings, layered, env, resume)
+    record = _record(store, settings, layered, env, resume, day)
+    settings = settings_of(settings, day)
     if selection.dry_run:
         engine = Engine(store, settings, record, board, selection)
         _stages(engine, settings)
         record.result = {"plan": [{"stage": stage, "action": action} for stage, action in engine.planned]}
         return record
+    of = f" of {day}" if day else ""
+    lease_path = f"_leases/pipeline-{settings.pipeline}{f'@{day}' if day else ''}.json"
+    spark_log = spark_log or log_folder(record.run_id) / SPARK_LOG
     with (
-        lease(
-            store, f"_leases/pipeline-{settings.pipeline}.json", {"run_id": record.run_id}, what=f"pipeline {settings.pipeline!r}"
-        ),
-        _logged(store, record, verbose=verbose),
+        lease(store, lease_path, {"run_id": record.run_id}, what=f"pipeline {settings.pipeline!r}{of}"),
+        _logged(store, record, spark_log, verbose=verbose),
         board,
     ):
         store.sweep()
-        engine = Engine(store, settings, record, board, selection)
+        engine = Engine(store, settings, record, board, selection, spark_log)
         record.resume = resume_command(record)
         save_run(store, record)
-        board.line(f"run {record.run_id}" + (f" (attempt {record.attempts})" if record.attempts > 1 else ""))
+        board.line(f"run {record.run_id}{of}" + (f" (attempt {record.attempts})" if record.attempts > 1 else ""))
         try:
             record.result = _stages(engine, settings)
             record.status, record.ended = "done", now()
-            if selection.reached("report"):
+            if selection.reached("report") and not (day and idle(record) and selection.first != "report"):
                 record.report = write_report(engine, settings, layered)
             save_run(store, record)
         except BaseException as error:
@@ -82,6 +98,11 @@ def run_pipeline(
                 board.line(f"interrupted, go on with: {record.resume}")
             raise
     return record
+
+
+def idle(record: RunRecord) -> bool:
+    """Whether every stage of a run was up to date."""
+    return all(stage.status == "skipped" for stage in record.stages)
 
 
 def _report_of_failure(engine: Engine, settings: Settings, layered: Layered) -> str:
@@ -97,15 +118,17 @@ def _report_of_failure(engine: Engine, settings: Settings, layered: Layered) -> 
 
 
 def resume_command(record: RunRecord) -> str:
-    """Return the command that takes a failed or killed run up again."""
+    """Return the command that takes a failed or killed run up again; of a dated run it names the day, whatever was typed."""
     words, skip = [], False
     inserted = Path(sys.argv[0]).parent.name == "jobs"  # a job puts its command's name before what was typed
     for word in sys.argv[2 if inserted else 1 :]:
-        if skip or word == "--resume" or word.startswith("--resume="):
-            skip = word == "--resume" and not skip
+        option = word.partition("=")[0]
+        if skip or option in {"--resume", *_DATE_OPTIONS, *_BACKFILL_FLAGS}:
+            skip = not skip and word == option and option not in _BACKFILL_FLAGS
             continue
         words.append(word)
-    return redact(f"{_program()} {shlex.join(words)} --resume {record.run_id}")
+    dated = f" --date {record.date}" if record.date else ""
+    return redact(f"{_program()} {shlex.join(words)}{dated} --resume {record.run_id}")
 
 
 def _program() -> str:
@@ -118,14 +141,20 @@ def _program() -> str:
     return started.name if shutil.which(started.name) else str(started)
 
 
-def _record(store: Store, settings: Settings, layered: Layered, env: str | None, resume: str | None) -> RunRecord:
+def _record(
+    store: Store, settings: Settings, layered: Layered, env: str | None, resume: str | None, day: date | None
+) -> RunRecord:
     origins = {path: str(origin) for path, origin in layered.origins.items()}
     dumped = settings.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if resume is None:
-        return start_run(settings.pipeline, env, dumped, origins)
+        return start_run(settings.pipeline, env, dumped, origins, str(day) if day else None)
     record = load_run(store, resume)
     if record.pipeline != settings.pipeline:
         raise ConfigError(f"--resume {resume}: that is a run of the pipeline {record.pipeline!r}, not of {settings.pipeline!r}")
+    if record.date != (str(day) if day else None):
+        raise ConfigError(
+            f"--resume {resume}: that is a run {f'of {record.date}' if record.date else 'without a date'}", hint=record.resume
+        )
     if record.alive():
         raise ConfigError(f"--resume {resume}: that run is still going (pid {record.pid} on {record.host})", hint="sparkml runs")
     if record.status == "done":
@@ -133,7 +162,7 @@ def _record(store: Store, settings: Settings, layered: Layered, env: str | None,
     if record.settings != dumped:
         changed = sorted(key for key in {**record.settings, **dumped} if record.settings.get(key) != dumped.get(key))
         log.warning("the settings changed since %s: %s", resume, ", ".join(changed))
-    return restart_run(record)
+    return restart_run(record.model_copy(update={"settings": dumped, "origins": origins}))
 
 
 def _stages(engine: Engine, settings: Settings) -> dict[str, Any]:
@@ -153,23 +182,25 @@ def _stages(engine: Engine, settings: Settings) -> dict[str, Any]:
     if not reached("evaluate"):
         return result
     trained = pipeline.evaluate(features, trained)
+    registration = Registration(engine, settings)
     if engine.selection.dry_run:
-        later = [stage for stage in STAGES[5:] if reached(stage)]
         fresh = all(item.evaluated and item.evaluated.manifest for item in trained)
-        engine.planned += [
-            (stage, "depends on the champion at that time" if fresh else "would run: its input changes") for stage in later
-        ]
+        finished = registration.finished(good, trained) if fresh else set()
+        otherwise = "depends on the champion at that time" if fresh else "would run: its input changes"
+        later = [stage for stage in STAGES[5:] if reached(stage)]
+        engine.planned += [(stage, "up to date" if stage in finished else otherwise) for stage in later]
         return result
     result["candidates"] = {item.name: _headline(item) for item in trained}
     if not reached("register"):
         return result
-    decision, version = Registration(engine, settings).register(good, features, trained)
+    decision, version = registration.register(good, features, trained)
     result["decision"] = asdict(decision)
     result["version"] = version.label if version else None
     if reached("score"):
-        champion = Registration(engine, settings).champion(settings.score.alias)
-        result["predictions"] = score_own_input(engine, settings, good, champion).url
-        result["scored_by"] = champion.label
+        scorer = registration.scorer(good, trained)
+        result["predictions"] = score_own_input(engine, settings, good, scorer).url
+        result["scored_by"] = scorer.label
+        registration.remember_scorer(good, trained, scorer)
     return result
 
 
@@ -204,9 +235,10 @@ def score_own_input(engine: Engine, settings: Settings, good: Artifact, version:
 
 
 @contextmanager
-def _logged(store: Store, record: RunRecord, *, verbose: bool) -> Iterator[None]:
+def _logged(store: Store, record: RunRecord, spark_log: Path, *, verbose: bool) -> Iterator[None]:
     """Log into a local file while the run goes on, and keep the logs with the run."""
     folder = log_folder(record.run_id)
+    printed_before = spark_log.stat().st_size if spark_log.exists() and spark_log.parent != folder else 0
     try:
         with logging_to(folder / "run.log", verbose=verbose):
             try:
@@ -218,10 +250,11 @@ def _logged(store: Store, record: RunRecord, *, verbose: bool) -> Iterator[None]
                 log.exception("the run failed: a bug in sparkml")
                 raise
     finally:
-        for path in sorted(folder.rglob("*.log")):
+        logs = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.log"))}
+        if spark_log.exists():
+            logs[SPARK_LOG] = spark_log.read_bytes()[printed_before:]
+        for name, text in logs.items():
             try:
-                store.replace(
-                    f"runs/{record.run_id}/logs/{path.relative_to(folder)}", redact(path.read_text(errors="replace")).encode()
-                )
+                store.replace(f"runs/{record.run_id}/logs/{name}", redact(text.decode(errors="replace")).encode())
             except SparkmlError as error:
-                print(f"the log {path} could not be copied to the store: {error.message}", file=sys.stderr)
+                print(f"the log {folder / name} could not be copied to the store: {error.message}", file=sys.stderr)

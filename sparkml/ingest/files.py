@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sparkml.errors import ConfigError, DataError
+from sparkml.errors import ConfigError, DataError, NoInputError
 from sparkml.storage import opened
 
 
@@ -25,10 +25,11 @@ class InputFile(BaseModel):
 
 
 def expand(paths: Sequence[str]) -> list[str]:
-    """Return the files that paths, folders and globs mean, sorted. Raises `DataError` for what is missing or empty."""
+    """Return the files that paths, folders and globs mean, sorted. Raises `NoInputError` for what is missing or empty."""
     found: list[str] = []
     for path in (item if "://" in item else os.path.realpath(item) for item in paths):
         fs, inside = _opened(path)
+        fs.invalidate_cache()  # s3fs remembers listings: a file that came since would not be seen
         prefix = path[: len(path) - len(inside)] if "://" in path else ""
         if any(sign in inside for sign in "*?["):
             matched = [str(name) for name in fs.glob(inside) if not fs.isdir(name)]
@@ -38,7 +39,7 @@ def expand(paths: Sequence[str]) -> list[str]:
             matched = [inside] if fs.exists(inside) else []
         matched = [name for name in matched if not name.rpartition("/")[2].startswith(("_", "."))]
         if not matched:
-            raise DataError(
+            raise NoInputError(
                 f"no input: {path} {'matches no file' if fs.exists(inside) or '*' in inside else 'does not exist'}",
                 hint="check source.path, or give --data PATH",
             )

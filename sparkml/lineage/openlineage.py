@@ -18,7 +18,7 @@ _STATES = {"ran": "COMPLETE", "skipped": "COMPLETE", "failed": "FAIL"}
 def events(run: RunRecord, stage: StageRecord) -> list[dict[str, Any]]:
     """Return the START and the COMPLETE or FAIL event of a finished stage as JSON objects of the standard."""
     from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
-    from openlineage.client.facet_v2 import error_message_run, parent_run
+    from openlineage.client.facet_v2 import error_message_run, nominal_time_run, parent_run
     from openlineage.client.serde import Serde
 
     run_uuid = str(uuid.uuid5(_NAMESPACE, f"{run.run_id}/{run.attempts}/{stage.stage}"))
@@ -28,6 +28,8 @@ def events(run: RunRecord, stage: StageRecord) -> list[dict[str, Any]]:
         job=parent_run.Job(namespace="sparkml", name=run.pipeline),
     )
     facets: dict[str, Any] = {"parent": parent}
+    if run.date:  # what the run is for, which is not when it ran
+        facets["nominalTime"] = nominal_time_run.NominalTimeRunFacet(nominalStartTime=f"{run.date}T00:00:00Z")
     if stage.error:
         facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(message=redact(stage.error), programmingLanguage="python")
     inputs = [InputDataset(*_dataset(file["path"])) for item in stage.inputs for file in item.files]

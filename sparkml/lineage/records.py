@@ -91,11 +91,12 @@ class StageRecord(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """One run of a pipeline; the same document is printed by ``--json``."""
+    """One run of a pipeline; the same document is printed by ``--json``. `date` is that of a dated pipeline, ISO 8601."""
 
     schema_version: int = SCHEMA
     run_id: str
     pipeline: str
+    date: str | None = None
     status: Status = "running"
     started: str
     ended: str = ""
@@ -130,11 +131,14 @@ def new_run_id(pipeline: str) -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{pipeline}-{secrets.token_hex(2)}"
 
 
-def start_run(pipeline: str, env: str | None, settings: dict[str, Any], origins: dict[str, str]) -> RunRecord:
+def start_run(
+    pipeline: str, env: str | None, settings: dict[str, Any], origins: dict[str, str], date: str | None = None
+) -> RunRecord:
     """Return the record of a run that starts now in this process."""
     return RunRecord(
         run_id=new_run_id(pipeline),
         pipeline=pipeline,
+        date=date,
         env=env,
         settings=settings,
         origins=origins,

@@ -93,9 +93,11 @@ class WebLogs(Source):
 
         spark.setCheckpointDir(context.scratch_url)
         rows.persist(StorageLevel.DISK_ONLY).checkpoint()  # persisted: otherwise the checkpoint computes everything again
-        sessions, requests, malformed = _counted(rows)
-        rows.unpersist()
-        spark.setCheckpointDir(None)  # type: ignore[arg-type]  # trainers would go on writing into a folder that is removed
+        try:
+            sessions, requests, malformed = _counted(rows)
+        finally:
+            rows.unpersist()
+            spark.setCheckpointDir(None)  # type: ignore[arg-type]  # others would go on writing into a folder that is removed
         context.notes["rdd_lineage_after_checkpoint"] = _lineage(rows)
         context.notes["lines"] = {"read": requests + malformed, "malformed": malformed, "sessions": sessions}
         self._check(requests, malformed, rows)

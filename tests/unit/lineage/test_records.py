@@ -92,7 +92,7 @@ def test_unknown_and_torn_records(tmp_path: Path) -> None:
 
 def test_openlineage_events_name_inputs_outputs_and_errors(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    run = start_run("p", None, {}, {})
+    run = start_run("p", None, {}, {}, "2026-01-01")
     raw = InputRef(name="raw", url="/data/a.csv", fingerprint="f", files=[{"path": "/data/a.csv", "size": 1}])
     run.stages = [
         StageRecord(
@@ -110,5 +110,6 @@ def test_openlineage_events_name_inputs_outputs_and_errors(tmp_path: Path) -> No
     ]
     assert (events[1]["inputs"][0]["namespace"], events[1]["inputs"][0]["name"]) == ("file", "/data/a.csv")
     assert (events[1]["outputs"][0]["namespace"], events[1]["outputs"][0]["name"]) == ("s3a://b", "/x")
+    assert events[0]["run"]["facets"]["nominalTime"]["nominalStartTime"] == "2026-01-01T00:00:00Z"
     assert events[3]["run"]["facets"]["errorMessage"]["message"] == "too many bad rows"
     assert events[0]["run"]["runId"] == events[1]["run"]["runId"] != events[2]["run"]["runId"]
