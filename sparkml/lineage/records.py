@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
 import secrets
 import shlex
 import socket
@@ -24,6 +25,7 @@ from sparkml.storage.owner import owner_alive
 
 Status = Literal["running", "done", "failed", "interrupted"]
 SCHEMA = 1
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
 
 
 def now() -> str:
@@ -189,15 +191,18 @@ def save_run(store: Store, record: RunRecord) -> None:
 def load_run(store: Store, run_id: str) -> RunRecord:
     """Return the record of a run. Raises `ConfigError` for an unknown id, `StorageError` for a torn record."""
     path = f"runs/{run_id}/run.json"
-    if not store.exists(path):
+    if not _RUN_ID.fullmatch(run_id) or not store.exists(path):
         known = store.list("runs")[-5:]
         raise ConfigError(
             f"no run {run_id!r} in {store.root}; the last ones are: {', '.join(known) or 'none'}", hint="sparkml runs"
         )
     try:
-        return RunRecord.model_validate_json(store.read(path))
+        found = RunRecord.model_validate_json(store.read(path))
     except ValidationError as error:
         raise StorageError(f"{store.url(path)} is torn or was altered: {error.errors()[0]['msg']}") from None
+    if found.run_id != run_id:  # it names the folders that a resumed run writes to
+        raise StorageError(f"{store.url(path)} is torn or was altered: it is the record of {found.run_id!r}")
+    return found
 
 
 def all_runs(store: Store) -> Iterator[RunRecord]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sparkml.config import Name
+
 
 class Bundle(BaseModel):
     """``bundle.json`` of a version.
@@ -27,8 +29,8 @@ class Bundle(BaseModel):
     """
 
     format: int = 1
-    pipeline: str
-    candidate: str
+    pipeline: Name
+    candidate: Name
     task: str
     classes: list[str]
     shape: list[int]

@@ -15,6 +15,8 @@ from sparkml.registry.bundle import Bundle
 from sparkml.storage import Manifest, Staging, Store
 from sparkml.storage.lease import lease
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # other scripts have digits too, and int() takes them
+
 
 @dataclass(frozen=True)
 class ModelVersion:
@@ -42,7 +44,7 @@ class Registry:
 
     def versions(self, name: str) -> list[int]:
         """Return the published version numbers, ascending."""
-        return sorted(int(item) for item in self.store.list(f"models/{name}") if item.isdigit())
+        return sorted(int(item) for item in self.store.list(f"models/{name}") if _NUMBER.fullmatch(item))
 
     def aliases(self, name: str) -> dict[str, int]:
         return {alias: int(version) for alias, version in self._alias_file(name)["aliases"].items()}
@@ -77,7 +79,7 @@ class Registry:
                 hint="sparkml models",
             )
         aliases = self.aliases(name)
-        version = int(which) if re.fullmatch(r"\d{1,9}", which) else aliases.get(which)
+        version = int(which) if _NUMBER.fullmatch(which) else aliases.get(which)
         if version is None or version not in versions:
             raise ConfigError(
                 f"model {name!r} has no {which!r}; {suggest(which, [*aliases, *map(str, versions)])}", hint="sparkml models"
@@ -107,6 +109,7 @@ class Registry:
 
     def set_alias(self, name: str, alias: str, version: int, *, run_id: str, when: str, reason: str) -> None:
         """Point an alias at a version, keeping the history of moves."""
+        check_name(name, "model name")
         check_name(alias, "alias")
         if version not in self.versions(name):
             raise ConfigError(f"model {name!r} has no version {version}")
@@ -134,11 +137,8 @@ class Registry:
         return None
 
     def _claimed(self, name: str) -> list[int]:
-        return [
-            int(item.removesuffix(".json"))
-            for item in self.store.list(f"models/{name}/_claims")
-            if item.removesuffix(".json").isdigit()
-        ]
+        claims = (item.removesuffix(".json") for item in self.store.list(f"models/{name}/_claims"))
+        return [int(item) for item in claims if _NUMBER.fullmatch(item)]
 
     def _alias_file(self, name: str) -> dict[str, Any]:
         path = f"models/{name}/aliases.json"

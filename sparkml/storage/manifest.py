@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 MANIFEST = "_MANIFEST.json"
+
+
+def _below(path: str) -> str:
+    if not {"", ".", ".."}.isdisjoint(path.split("/")) or "\0" in path:
+        raise ValueError(f"{path!r} is no file of an artifact")
+    return path
 
 
 class FileEntry(BaseModel):
     """One file of an artifact: path relative to it, size in bytes, hex SHA-256."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_below)]
     size: int
     sha256: str
 
