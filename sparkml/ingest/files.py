@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -13,6 +14,10 @@ from pydantic import BaseModel
 
 from sparkml.errors import ConfigError, DataError, NoInputError
 from sparkml.storage import opened
+
+_AT_ONCE = 16  # other hosts take their time for each file
+_WORTH_LISTING = 8  # files of one folder: from here on its listing is asked for instead of each
+_WHOLE_BYTES = 4 << 20  # are read by one request
 
 
 class InputFile(BaseModel):
@@ -31,8 +36,9 @@ def expand(paths: Sequence[str]) -> list[str]:
         fs, inside = _opened(path)
         fs.invalidate_cache()  # s3fs remembers listings: a file that came since would not be seen
         prefix = path[: len(path) - len(inside)] if "://" in path else ""
+        fs.invalidate_cache()  # of listings, where there is one
         if any(sign in inside for sign in "*?["):
-            matched = [str(name) for name in fs.glob(inside) if not fs.isdir(name)]
+            matched = [str(name) for name, info in fs.glob(inside, detail=True).items() if info["type"] != "directory"]
         elif fs.isdir(inside):
             matched = [str(name) for name in fs.find(inside)]
         else:
@@ -55,23 +61,41 @@ def scan(paths: Sequence[str], known: Mapping[str, InputFile]) -> list[InputFile
     DataError
         A file is missing or empty.
     """
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda path: _scan_one(path, known.get(path)), paths))
+    folders = Counter(path.rpartition("/")[0] for path in paths)
+    listed = {folder: count >= _WORTH_LISTING for folder, count in folders.items()}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        states: dict[str, Mapping[str, Any]] = {}
+        for found in pool.map(_listing, [folder for folder, worth in listed.items() if worth]):
+            states |= found
+        return list(pool.map(lambda path: _scan_one(path, known.get(path), states), paths))
 
 
-def _scan_one(path: str, known: InputFile | None) -> InputFile:
+def _listing(folder: str) -> dict[str, Mapping[str, Any]]:
+    """Return what a storage says about all files of a folder in one answer, by path inside the storage."""
+    fs, inside = opened(folder)
+    try:
+        fs.invalidate_cache(inside)
+        return {str(info["name"]): info for info in fs.ls(inside, detail=True)}
+    except OSError:  # whatever it is will show at the files
+        return {}
+
+
+def _scan_one(path: str, known: InputFile | None, states: Mapping[str, Mapping[str, Any]]) -> InputFile:
     fs, inside = opened(path)
     try:
-        info: dict[str, Any] = fs.info(inside)
+        info: Mapping[str, Any] = states.get(inside) or fs.info(inside)
         size, modified = int(info["size"]), _modified(info)
         if size == 0:
             raise DataError(f"the input file {path} is empty")
         if known is not None and (known.size, known.modified) == (size, modified):
             return known
         digest = hashlib.sha256()
-        with fs.open(inside, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        if size <= _WHOLE_BYTES:
+            digest.update(fs.cat_file(inside))
+        else:
+            with fs.open(inside, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     except OSError as error:
         raise DataError(f"cannot read the input file {path}: {error.strerror or error}") from None
     return InputFile(path=path, size=size, modified=modified, sha256=digest.hexdigest())
