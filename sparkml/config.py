@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -184,8 +184,14 @@ def _note_lines(node: yaml.Node | None, prefix: str, layer: str, into: dict[str,
             _note_lines(value, path, layer, into)
 
 
+def _parts(path: str) -> list[str]:
+    """Split a path; a setting of Spark's is one key, with dots in it."""
+    head, found, key = path.partition("spark.conf.")
+    return ["spark", "conf", key] if found and not head else path.split(".")
+
+
 def _nested(path: str, value: Any) -> dict[str, Any]:
-    for part in reversed(path.split(".")):
+    for part in reversed(_parts(path)):
         value = {part: value}
     return dict(value)
 
@@ -205,7 +211,7 @@ def _match_case(path: str, values: Mapping[str, Any]) -> str:
     """Environment variables are upper case; find the settings' own spelling of each part (``NUMTREES`` -> ``numTrees``)."""
     parts: list[str] = []
     here: Any = values
-    for part in path.split("."):
+    for part in _parts(path):
         known = {str(key).lower(): str(key) for key in here} if isinstance(here, Mapping) else {}
         parts.append(known.get(part, part))
         here = here.get(parts[-1]) if isinstance(here, Mapping) else None
@@ -363,6 +369,17 @@ def resolve_reference(text: str) -> str:
         return value
 
     return _REFERENCE.sub(lookup, text)
+
+
+def references(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield what a setting refers to: ``("env", NAME)`` and ``("file", PATH)``; `value` is one or a list of any depth."""
+    if isinstance(value, list):
+        for item in value:
+            yield from references(item)
+    elif isinstance(value, Mapping):
+        yield from references(list(value.values()))
+    elif isinstance(value, str):
+        yield from ((kind, name) for kind, name in _REFERENCE.findall(value))
 
 
 def redact(text: str) -> str:

@@ -52,7 +52,7 @@ def session(
     LaunchError
         Java is missing or the JVM did not start.
     """
-    from pyspark import SparkConf
+    from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -60,11 +60,10 @@ def session(
     if running is not None:
         return running
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers must run the driver's Python and packages
-    builder = SparkSession.builder.appName(app_name)
-    if master is not None:
-        builder = builder.master(master)
-    settings = {**DEFAULTS, **(conf or {})}
-    submitted = SparkConf()  # what spark-submit decided
+    settings = {**DEFAULTS, **(conf or {}), "spark.app.name": app_name, **({} if master is None else {"spark.master": master})}
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        SparkContext._ensure_initialized()  # type: ignore[attr-defined]  # spark-submit's JVM knows what it was told
+    submitted = SparkConf()
     if (master or submitted.get("spark.master", None) or "local[*]").startswith("local"):
         for key in ("spark.driver.bindAddress", "spark.driver.host"):  # a laptop's driver has no business on the network
             if not submitted.contains(key):
@@ -72,10 +71,13 @@ def session(
     for key in settings:
         if looks_secret(key) and key != _REGEX:
             settings[_REGEX] += f"|{key.rpartition('.')[2]}"
-    for key, value in settings.items():
-        builder = builder.config(key, resolve_reference(str(value)))
+    given = {key: str(value) for key, value in settings.items() if not (looks_secret(key) and submitted.contains(key))}
     try:
         with _stderr_to(jvm_log), class_archive.used():
+            _start_jvm({key: value for key, value in given.items() if resolve_reference(value) == value})
+            builder = SparkSession.builder
+            for key, value in given.items():
+                builder = builder.config(key, resolve_reference(value))
             made = builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as error:
         raise LaunchError(
@@ -83,6 +85,16 @@ def session(
         ) from error
     made.sparkContext.setLogLevel("ERROR")
     return made
+
+
+def _start_jvm(settings: Mapping[str, str]) -> None:
+    """Start Spark's JVM, if there is none. Its command line is for all to see: what a reference holds is told afterwards."""
+    from pyspark import SparkConf, SparkContext
+
+    conf = SparkConf()
+    for key, value in settings.items():
+        conf.set(key, value)
+    SparkContext._ensure_initialized(conf=conf)  # type: ignore[attr-defined]
 
 
 @contextmanager

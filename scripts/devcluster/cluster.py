@@ -86,7 +86,7 @@ class Cluster:
         state = self.state()
         hadoop, spark, objects = self._parts(state["ports"])
         found = {"HADOOP_CONF_DIR": str(hadoop.conf), "SPARKML_HDFS": hadoop.url, "JAVA_HOME": str(java().parents[1])}
-        found["SPARKML_STANDALONE"] = spark.url
+        found |= {"SPARKML_STANDALONE": spark.url, "SPARKML_SECRET_FILE": str(spark.secret_file), "SPARK_LOCAL_IP": daemon.HOST}
         if "s3" in state["services"]:
             found |= {**objects.environment(), "SPARKML_S3": f"s3a://{BUCKET}"}
         return found
@@ -139,6 +139,7 @@ class Cluster:
             self._save(state)  # before anything is started: `down` finds it all by the mark
             hadoop, spark, _ = self._parts(state["ports"])
             hadoop.configure(MARK)
+            spark.configure()
             if "hdfs" in wanted:
                 hadoop.format()
             waiting = []

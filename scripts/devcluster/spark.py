@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 import urllib.request
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ class Standalone:
 
     def __init__(self, folder: Path, home: Path, java: Path, ports: Mapping[str, int], hadoop_conf: Path) -> None:
         self.folder, self.home, self.java, self.ports, self.hadoop_conf = folder, home, java, ports, hadoop_conf
+        self.secret_file, self._properties = folder / "spark-secret", folder / "spark.conf"
 
     @staticmethod
     def purposes() -> list[str]:
@@ -30,18 +32,30 @@ class Standalone:
     def url(self) -> str:
         return f"spark://{HOST}:{self.ports['spark']}"
 
+    def configure(self) -> None:
+        """Make the secret that the master, its workers and their applications share."""
+        if not self.secret_file.exists():
+            for path in (self.secret_file, self._properties):
+                path.touch(mode=0o600)
+            self.secret_file.write_text(secrets.token_hex(16))
+            self._properties.write_text(
+                "spark.authenticate true\nspark.network.crypto.enabled true\n"
+                f"spark.authenticate.secret {self.secret_file.read_text()}\n"
+            )
+
     def daemons(self) -> list[Daemon]:
         """Return the master, then the workers."""
         master = "org.apache.spark.deploy.master.Master"
         at = self.ports
         web = ["--webui-port", str(at["spark-http"])]
-        command = self._command(master, 192, "--host", HOST, "--port", str(at["spark"]), *web)
+        known = ["--properties-file", str(self._properties)]
+        command = self._command(master, 192, "--host", HOST, "--port", str(at["spark"]), *web, *known)
         found = [self._daemon("spark-master", command, ["spark", "spark-http"])]
         for node in range(WORKERS):
             ports = [f"worker{node}", f"worker{node}-http"]
             where = ["--host", HOST, "--port", str(at[ports[0]]), "--webui-port", str(at[ports[1]])]
             size = ["--cores", str(WORKER_CORES), "--memory", f"{WORKER_MB}m", "--work-dir", f"{self.folder}/{ports[0]}"]
-            command = self._command("org.apache.spark.deploy.worker.Worker", 160, *where, *size, self.url)
+            command = self._command("org.apache.spark.deploy.worker.Worker", 160, *where, *size, *known, self.url)
             found.append(self._daemon(f"spark-worker{node}", command, ports))
         return found
 
@@ -68,6 +82,7 @@ class Standalone:
     def _daemon(self, name: str, command: list[str], ports: list[str]) -> Daemon:
         env = {
             "SPARK_HOME": str(self.home),
+            "SPARK_SCALA_VERSION": "2.13",  # Spark's start scripts say so; a worker that does not know it starts no executor
             "SPARK_LOCAL_IP": HOST,
             "HADOOP_CONF_DIR": str(self.hadoop_conf),
             "JAVA_HOME": str(self.java.parents[1]),

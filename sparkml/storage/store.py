@@ -122,7 +122,9 @@ class Store:
             self.fs.invalidate_cache()
             base = self.at(path).rstrip("/")
             found = self.fs.find(base, detail=True)
-            return {name[len(base) :].lstrip("/"): int(info["size"]) for name, info in sorted(found.items())}
+            # S3A marks a folder by an empty object whose name ends in a slash
+            files = {name: int(info["size"]) for name, info in found.items() if not name.endswith("/")}
+            return {name[len(base) :].lstrip("/"): size for name, size in sorted(files.items())}
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file or everything below a folder."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.spark.tiny import Tiny
@@ -39,8 +42,31 @@ def holding_a_canary(folder: Path) -> list[str]:
     return [str(path) for path in files if any(canary.encode() in path.read_bytes() for canary in CANARIES.values())]
 
 
+def watched(tiny: Tiny, *words: str) -> tuple[str, str, set[str]]:
+    """Run a command; return what it printed, and the command lines of all its processes: every user of a host can read those."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    seen.add(" ".join(process.cmdline()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        out, err = tiny.run(*words)
+    finally:
+        over.set()
+        thread.join()
+    return out, err, seen
+
+
 def test_secrets_stay_out_of_everything_a_run_leaves(planted: Tiny) -> None:
-    out, err = planted.run("run", str(planted.yaml), "--verbose")
+    out, err, seen = watched(planted, "run", str(planted.yaml), "--verbose")
+    assert len(seen) > 1 and any("java" in line for line in seen)  # Spark's JVM was among them
+    assert not [line for line in seen for canary in CANARIES.values() if canary in line]
     shown = planted.run("config", "show", str(planted.yaml))[0]
     assert "${env:CANARY_ENV}" in shown
     for canary in CANARIES.values():

@@ -87,6 +87,13 @@ def test_all_problems_are_listed_at_once_with_file_and_line(conf: Path) -> None:
     assert f"{conf}/p.yaml:3: stor = 3: unknown key; did you mean 'store'?" in str(caught.value)
 
 
+def test_a_setting_of_sparks_is_one_key_with_dots_in_it(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (conf / "env" / "far.yaml").write_text("spark: {conf: {spark.executor.cores: 1, spark.executor.memoryOverhead: 2g}}\n")
+    monkeypatch.setenv("SPARKML__SPARK__CONF__SPARK__EXECUTOR__MEMORYOVERHEAD", "3g")
+    layered = load_layers(None, "far", ["spark.conf.spark.executor.cores=4"])
+    assert layered.values["spark"]["conf"] == {"spark.executor.cores": 4, "spark.executor.memoryOverhead": "3g"}
+
+
 def test_unknown_env_names_what_there_is(conf: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'yarn'"):
         load_layers(None, "yran")

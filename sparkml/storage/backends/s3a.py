@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -53,4 +55,26 @@ class S3a(Backend):
         }
         if endpoint:
             conf |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
+        if found := jars():
+            conf |= {"spark.jars": ",".join(map(str, found)), **committer_conf()}
         return conf
+
+
+def jars() -> list[Path]:
+    """Return the jars that ``scripts/s3a-jars`` fetched; none where the cluster brings its own."""
+    return sorted(Path(sys.prefix, "share", "sparkml", "s3a-jars").glob("*.jar"))
+
+
+def committer_conf() -> dict[str, str]:
+    """Return the settings by which Spark commits to S3A without a rename (Hadoop's "magic" committer).
+
+    Tasks upload their files in parts to where they belong; the job completes the uploads, and until then there is nothing to see.
+    The two classes of Spark's come with `jars`.
+    """
+    cloud = "org.apache.spark.internal.io.cloud"
+    return {
+        "spark.hadoop.fs.s3a.committer.name": "magic",
+        "spark.hadoop.mapreduce.outputcommitter.factory.scheme.s3a": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
+        "spark.sql.sources.commitProtocolClass": f"{cloud}.PathOutputCommitProtocol",
+        "spark.sql.parquet.output.committer.class": f"{cloud}.BindingParquetOutputCommitter",
+    }

@@ -1,0 +1,264 @@
+"""One `spark-submit` command of a pipeline: where it runs, what travels with it, and which settings both sides need."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.shipping import environment
+from sparkml.config import conf_dir, find_pipeline, resolve_reference
+from sparkml.errors import ConfigError
+from sparkml.settings import Settings, load_settings
+from sparkml.storage.backends.s3a import committer_conf, jars
+from sparkml.storage.urls import opened
+
+ROOT = Path(__file__).resolve().parents[2]
+#: how executors find things when the driver's own place means nothing to them; never a secret
+FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+_PYTHON = "./environment/bin/python"
+_SHARED = ("hdfs://", "s3a://")
+
+
+@dataclass
+class Submission:
+    """What the user asked for.
+
+    Attributes
+    ----------
+    environment
+        ``auto``: packed from this one; a URL or path: an archive made before; ``none``: every host has it already.
+    upload_to
+        A folder that all hosts reach; by default ``_environments`` of a store on HDFS.
+    secret_file
+        Holds ``spark.authenticate.secret`` of a standalone cluster. YARN makes its own for each application.
+    credentials
+        An AWS credentials file; it goes to the executors by Spark's own file distribution, to nobody else.
+    """
+
+    pipeline: str
+    env: str
+    words: list[str]
+    deploy_mode: str = "client"
+    job: str = "pipeline"
+    conf: list[str] = field(default_factory=list)
+    packages: list[str] = field(default_factory=list)
+    environment: str = "auto"
+    upload_to: str | None = None
+    secret_file: Path | None = None
+    credentials: Path | None = None
+
+
+class Plan:
+    """The command, and the properties that must not stand on a command line."""
+
+    def __init__(self, wanted: Submission) -> None:
+        self.wanted = wanted
+        self.words = [*wanted.words, *(word for text in wanted.conf for word in ("--set", f"spark.conf.{text}"))]
+        self.settings = self._settings()
+        self.master = self.settings.spark.master or self._file_conf().get("spark.master")
+        self._check()
+        self.kind = "yarn" if self.master == "yarn" else "standalone"
+        self.cluster_mode = wanted.deploy_mode == "cluster"
+        self.archives: list[str] = []
+        self.files: list[str] = []
+        self.jars: list[str] = []
+
+    def _settings(self) -> Settings:
+        given = [word for at, word in enumerate(self.words) if at and self.words[at - 1] == "--set"]
+        given += [word.removeprefix("--set=") for word in self.words if word.startswith("--set=")]
+        return load_settings(find_pipeline(self.wanted.pipeline), self.wanted.env, given)[0]
+
+    def _check(self) -> None:
+        if self.master is None or not (self.master == "yarn" or self.master.startswith(("spark://", "local-cluster"))):
+            raise ConfigError(
+                f"--env {self.wanted.env}: its spark.master is {self.master!r}; scripts/submit knows yarn and spark://host:port",
+                hint="--set spark.master=spark://host:7077, or `sparkml run` for local[*], `sparkml render` for Kubernetes",
+            )
+        if self.wanted.deploy_mode == "cluster" and self.master != "yarn":
+            raise ConfigError(
+                "--deploy-mode cluster: Spark has none for Python applications on a standalone cluster",
+                hint="--deploy-mode client, from a host of the cluster's network",
+            )
+        if not self.settings.store.startswith(_SHARED):
+            raise ConfigError(
+                f"the store {self.settings.store!r} is on this host; the executors of {self.master} are on others",
+                hint="--set store=hdfs:///sparkml or store=s3a://BUCKET/sparkml",
+            )
+        for name, path in (("--secret-file", self.wanted.secret_file), ("--credentials", self.wanted.credentials)):
+            if path is None:
+                continue
+            if not path.is_file():
+                raise ConfigError(f"{name} {path}: no such file")
+            if path.stat().st_mode & 0o077:
+                raise ConfigError(f"{name} {path}: others may read it", hint=f"chmod 600 {path}")
+
+    # --- what travels ---
+
+    def ship(self) -> None:
+        """Build the wheel, pack and upload what the hosts do not have yet."""
+        self.wheel = build_wheel(ROOT / "dist")
+        cache = Path(sys.prefix, "share", "sparkml", "shipped")
+        folder = self._upload_folder()
+        if self.wanted.environment == "auto":
+            packages = environment.distributions(self.wanted.packages)
+            archive = cache / f"environment-{environment.key(packages)}.tar.gz"
+            if not archive.exists():
+                _say(f"packing the Python environment ({len(packages)} packages), once until a version changes ...")
+                environment.pack(packages, archive)
+            self.archives.append(f"{environment.uploaded(archive, folder) if folder else archive}#environment")
+        elif self.wanted.environment != "none":
+            self.archives.append(f"{self._found(self.wanted.environment)}#environment")
+        if self.kind == "yarn" and not ({"spark.yarn.archive", "spark.yarn.jars"} & {*self.settings.spark.conf}):
+            from pyspark import __version__ as version
+
+            spark = cache / f"spark-{version}-jars.zip"
+            if not spark.exists():
+                environment.pack_jars(spark)
+            self.spark_archive: str | None = environment.uploaded(spark, str(folder))
+        else:
+            self.spark_archive = None
+        if self.needs_s3a():
+            self.jars += [str(jar) for jar in jars()]
+        if self.kind == "standalone" and (hadoop := os.environ.get("HADOOP_CONF_DIR")):
+            self.archives.append(f"{self._zipped(Path(hadoop), cache)}#hadoop-conf")
+        if self.wanted.credentials:
+            self.files.append(f"{self.wanted.credentials.resolve()}#aws-credentials")
+        if self.cluster_mode and Path(self.wanted.pipeline).is_file():
+            self.files.append(str(Path(self.wanted.pipeline).resolve()))
+
+    def _upload_folder(self) -> str | None:
+        """Return where archives go; None where Spark's driver hands them out itself, as it can on a standalone cluster.
+
+        Never to S3 unasked: ``spark-submit`` and YARN look at archives before the jars that read ``s3a://`` are there.
+        """
+        if self.wanted.upload_to or self.settings.store.startswith("hdfs://"):
+            return self.wanted.upload_to or f"{self.settings.store.rstrip('/')}/_environments"
+        return f"hdfs:///user/{getpass.getuser()}/.sparkml" if self.kind == "yarn" else None
+
+    def needs_s3a(self) -> bool:
+        """Whether the store, or something that the source reads, lies on S3."""
+        named = json.dumps(self.settings.model_dump(mode="json", by_alias=True))
+        return "s3a://" in named or any("s3a://" in word for word in self.words)
+
+    @staticmethod
+    def _found(archive: str) -> str:
+        fs, path = opened(archive)
+        if not fs.exists(path):
+            raise ConfigError(f"--environment {archive}: no such file")
+        return archive
+
+    @staticmethod
+    def _zipped(folder: Path, cache: Path) -> Path:
+        cache.mkdir(parents=True, exist_ok=True)
+        target = cache / "hadoop-conf.zip"
+        with zipfile.ZipFile(target, "w") as archive:
+            for file in sorted(folder.glob("*.xml")):
+                archive.write(file, file.name)
+        return target
+
+    # --- the command ---
+
+    def properties(self) -> dict[str, str]:
+        """Return all of Spark's settings; later ones win: conf/spark/ENV.conf, what is shipped, the YAML layers, ``--conf``."""
+        found = self._file_conf()
+        if self.archives and self.wanted.environment != "none":
+            found |= self._everywhere("PYSPARK_PYTHON", _PYTHON)
+        for name in FORWARDED:
+            if given := os.environ.get(name):
+                found |= self._everywhere(name, given)
+        if self.wanted.credentials:
+            found |= self._everywhere("AWS_SHARED_CREDENTIALS_FILE", "./aws-credentials")
+        if self.kind == "yarn":
+            found |= self._everywhere("HADOOP_CONF_DIR", "./__spark_conf__/__hadoop_conf__")
+            if self.spark_archive:
+                found["spark.yarn.archive"] = self.spark_archive
+        elif "HADOOP_CONF_DIR" in os.environ:
+            found |= self._everywhere("HADOOP_CONF_DIR", "./hadoop-conf")
+        if self.jars:
+            found |= committer_conf()
+        if self.wanted.secret_file:
+            found["spark.authenticate.secret"] = f"${{file:{self.wanted.secret_file.resolve()}}}"
+        return found | self.settings.spark.conf
+
+    def _everywhere(self, name: str, value: str) -> dict[str, str]:
+        """Return the settings that give executors, and the driver if it runs on the cluster, a variable."""
+        found = {f"spark.executorEnv.{name}": value}
+        if self.cluster_mode:
+            found[f"spark.yarn.appMasterEnv.{name}"] = value
+        return found
+
+    def command(self, properties_file: Path | str) -> list[str]:
+        """Return the ``spark-submit`` command; nothing of it is secret."""
+        words = [str(Path(sys.executable).with_name("spark-submit")), "--master", str(self.master)]
+        words += ["--deploy-mode", self.wanted.deploy_mode, "--properties-file", str(properties_file)]
+        words += ["--name", f"sparkml {self.wanted.pipeline}", "--py-files", str(self.wheel)]
+        for flag, values in (("--archives", self.archives), ("--files", self.files), ("--jars", self.jars)):
+            if values:
+                words += [flag, ",".join(values)]
+        pipeline = Path(self.wanted.pipeline).name if self.cluster_mode else self.wanted.pipeline
+        return [*words, str(ROOT / "jobs" / f"{self.wanted.job}.py"), pipeline, "--env", self.wanted.env, *self.words]
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment of ``spark-submit``: in client mode the driver runs in this very environment."""
+        found = {**os.environ, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARKML_PROGRAM": "scripts/submit"}
+        if self.wanted.environment == "none":
+            found.setdefault("PYSPARK_PYTHON", sys.executable)
+        else:
+            found["PYSPARK_PYTHON"] = _PYTHON
+        level = "info" if self.cluster_mode else "warn"
+        quiet = f"-Dlog4j2.configurationFile={conf_dir() / 'spark' / 'log4j2.properties'} -Dsparkml.yarn.client={level}"
+        found["SPARK_SUBMIT_OPTS"] = f"{quiet} {os.environ.get('SPARK_SUBMIT_OPTS', '')}".strip()
+        return found
+
+    def _file_conf(self) -> dict[str, str]:
+        path = conf_dir() / "spark" / f"{self.wanted.env}.conf"
+        return read_properties(path) if path.exists() else {}
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """Read a file of ``key value`` lines, as ``spark-submit --properties-file`` does."""
+    pairs = (line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip() and not line.startswith("#"))
+    return {pair[0]: pair[1].strip() if len(pair) > 1 else "" for pair in pairs}
+
+
+@contextmanager
+def properties_file(values: Mapping[str, str]) -> Iterator[Path]:
+    """Write the properties, with secrets resolved, to a file that only its owner reads and that is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="sparkml-submit-"))  # of mode 700
+    try:
+        path = folder / "spark.conf"
+        path.touch(mode=0o600)
+        resolved = {key: resolve_reference(value).replace("\\", "\\\\") for key, value in values.items()}
+        path.write_text("".join(f"{key} {value}\n" for key, value in resolved.items()))
+        yield path
+    finally:
+        shutil.rmtree(folder)
+
+
+def build_wheel(folder: Path) -> Path:
+    """Return the wheel of this checkout. Raises `ConfigError` when it cannot be built."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"the wheel was not built: {(done.stderr or done.stdout).strip().splitlines()[-1]}", hint="make dist")
+    return max(folder.glob("sparkml-*.whl"), key=lambda path: path.stat().st_mtime)
+
+
+def run(plan: Plan) -> int:
+    """Submit, and return the exit code of ``spark-submit``."""
+    with properties_file(plan.properties()) as path:
+        return subprocess.run(plan.command(path), env=plan.variables(), check=False).returncode
+
+
+def _say(text: str) -> None:
+    print(f"scripts/submit: {text}", file=sys.stderr, flush=True)
