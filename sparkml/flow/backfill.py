@@ -73,7 +73,8 @@ class Backfill:
             if skip_missing:
                 settings_of(self.settings, day).source.files()
             record = self._run(day)
-            row |= {"run_id": record.run_id, "status": self._status(record), "result": self._result(record)}
+            run_id = "" if self.selection.dry_run else record.run_id  # of a run that leaves no record
+            row |= {"run_id": run_id, "status": self._status(record), "result": self._result(record)}
         except SparkmlError as error:
             missing = isinstance(error, NoInputError)
             status = "missing" if missing else "busy" if isinstance(error, BusyError) else "failed"
@@ -103,11 +104,10 @@ class Backfill:
         return "unchanged" if idle(record) else "done"
 
     def _result(self, record: RunRecord) -> str:
-        if self.selection.dry_run:
-            return next(
-                (f"{item['stage']} {item['action']}" for item in record.result["plan"] if item["action"] != "up to date"), ""
-            )
-        return outcome_of(record)
+        if not self.selection.dry_run:
+            return outcome_of(record)
+        first = next((item for item in record.result["plan"] if item["action"] != "up to date"), None)
+        return "" if first is None else f"{first['stage']}: {first['action'].removeprefix('would run: ')}"
 
 
 def _spark_answers() -> bool:
