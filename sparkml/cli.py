@@ -12,6 +12,7 @@ import typer
 
 from sparkml.errors import EXIT_CODES, ConfigError, SparkmlError
 from sparkml.printing import print_json, print_summary, print_table, print_tree
+from sparkml.render import command as render_command
 
 if TYPE_CHECKING:
     from sparkml.flow.dates import Dates
@@ -369,6 +370,9 @@ def warm(as_json: Json = False) -> None:
     archive = class_archive.make()
     size = archive.stat().st_size
     print_json({"archive": str(archive), "bytes": size}) if as_json else print(f"{archive} ({size / 1e6:.0f} MB)")
+
+
+app.command(epilog=render_command.EXAMPLES)(render_command.render)
 
 
 @app.command("exit-codes")
