@@ -36,7 +36,6 @@ def expand(paths: Sequence[str]) -> list[str]:
         fs, inside = _opened(path)
         fs.invalidate_cache()  # s3fs remembers listings: a file that came since would not be seen
         prefix = path[: len(path) - len(inside)] if "://" in path else ""
-        fs.invalidate_cache()  # of listings, where there is one
         if any(sign in inside for sign in "*?["):
             matched = [str(name) for name, info in fs.glob(inside, detail=True).items() if info["type"] != "directory"]
         elif fs.isdir(inside):
