@@ -9,6 +9,7 @@ import pytest
 
 from scripts.devcluster.cluster import Cluster
 from sparkml.ingest import files
+from sparkml.storage import Store
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,13 @@ def test_other_content_of_the_same_size_is_seen(url: str) -> None:
     write(url, "/raw2/a.csv", b"new")
     (second,) = files.scan([f"{url}/raw2/a.csv"], {first.path: first})
     assert second.sha256 != first.sha256
+
+
+def test_ranges_are_cut_at_the_end_like_any_file_s(url: str) -> None:
+    write(url, "/ranges/a", b"0123456789")
+    store = Store(f"{url}/ranges")
+    assert [store.read("a", *span) for span in ((None, None), (2, 4), (8, 50), (4, 4))] == [b"0123456789", b"23", b"89", b""]
+    assert store.read("a", 20, 30) == b"", "hdfs-native panics beyond the end"
+    assert store.fs.cat_file(store.at("a"), start=-3) == b"789"
+    with store.open("a") as file:
+        assert (file.seek(20), file.read()) == (10, b"")
