@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from sparkml.config import load_layers, validate
-from sparkml.errors import DataError, NoInputError
+from sparkml.errors import ConfigError, DataError, NoInputError
+from sparkml.flow import commands
 from sparkml.flow.dates import parse_date, settings_of
 from sparkml.flow.engine import Engine, Selection
 from sparkml.flow.pipeline import Pipeline
 from sparkml.flow.registration import Registration
 from sparkml.lineage.records import start_run
+from sparkml.registry.bundle import Bundle
 from sparkml.registry.gates import Decision
+from sparkml.registry.registry import ModelVersion
 from sparkml.settings import Settings
 from sparkml.storage import Store
 from sparkml.storage.lease import lease
@@ -137,3 +140,25 @@ def test_the_second_of_two_registrations_waits_for_the_first(raw: Path) -> None:
     thread.join()
     assert order[0].startswith("register waits: the registration of clicks is already running: run other, pid")
     assert order[1:] == ["first", "second"]
+
+
+def test_score_fills_inputs_output_and_what_the_model_derives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = {"type": "csv", "path": ["raw/dt={date}"], "derive": {"day": "date'{date}'"}}
+    manifest: Any = SimpleNamespace(fingerprint="f")
+    version = ModelVersion("clicks", 3, "models/clicks/3", manifest, Bundle.model_construct(pipeline="clicks", source=source))
+    seen: list[Any] = []
+
+    def score_files(_: Any, version: ModelVersion, inputs: list[str], output: str, **__: Any) -> tuple[Any, dict[str, Any]]:
+        seen.extend([version.bundle.source["derive"], inputs, output])
+        return manifest, {"good": 1, "bad": 0, "quarantine": ""}
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(commands, "Registry", lambda _: SimpleNamespace(resolve=lambda _: version))
+    monkeypatch.setattr(commands, "score_files", score_files)
+    given = ("clicks", ["raw/{date:%Y%m%d}"], "out/{date}", None, None, [], [f"store={tmp_path}"], False)
+    found = commands.score_command(*given, "2026-11-20")
+    assert seen == [{"day": "date'2026-11-20'"}, ["raw/20261120"], "out/2026-11-20"]
+    assert found["output"] == "out/2026-11-20"
+    assert [row["date"] for row in commands.list_runs(None, None, [f"store={tmp_path}"], 9)] == ["2026-11-20"]
+    with pytest.raises(ConfigError, match="score with clicks@3 reads one partition per date"):
+        commands.score_command(*given)
