@@ -52,7 +52,8 @@ def test_a_rendered_submission_trains_a_gang_and_registers(kubernetes: FakeKuber
     ]
     subprocess.run([str(BIN / "sparkml"), "render", "digits", *words], check=True, timeout=60)
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "KUBECONFIG": os.devnull}
-    done = subprocess.run(["bash", str(submit)], env=environment, capture_output=True, text=True, timeout=560, check=False)
+    within = ["timeout", "560", "bash", str(submit)]  # which ends spark-submit's JVM too
+    done = subprocess.run(within, env=environment, capture_output=True, text=True, check=False)
     printed = kubernetes.output("driver")
     assert done.returncode == 0, done.stderr[-2000:] + printed[-4000:]
 
