@@ -121,6 +121,23 @@ def test_a_decision_whose_version_is_gone_is_made_again(raw: Path) -> None:
     assert registration._finished(winner) is None
 
 
+def test_a_later_champion_does_not_score_a_finished_date_again(raw: Path) -> None:
+    winner: Any = SimpleNamespace(name="linear", model=SimpleNamespace(fingerprint="f"))
+    good: Any = SimpleNamespace(fingerprint="rows")
+    registry: Any = SimpleNamespace(versions=lambda _: [1, 2], get=lambda _, version: version, resolve=lambda _: 2)
+
+    def registration(*, force: bool = False) -> Registration:
+        made = Registration(*engine_of(raw, "2026-11-01", force=force))
+        made.registry, made._winner = registry, lambda _: (winner, True)  # type: ignore[method-assign]
+        return made
+
+    assert registration().scorer(good, []) == 2, "the champion"
+    registration().remember_scorer(good, [], SimpleNamespace(version=1))  # type: ignore[arg-type]
+    assert registration().scorer(good, []) == 1
+    assert registration(force=True).scorer(good, []) == 2
+    assert registration().scorer(SimpleNamespace(fingerprint="with a late file"), []) == 2  # type: ignore[arg-type]
+
+
 def test_the_second_of_two_registrations_waits_for_the_first(raw: Path) -> None:
     engine, settings = engine_of(raw, "2026-11-01")
     held, release, order = threading.Event(), threading.Event(), []
