@@ -37,6 +37,7 @@ from scripts.bench.harness import Bench
 from scripts.bench.shards import make
 from scripts.devcluster.cluster import Cluster
 from sparkml.ingest import files
+from sparkml.shards import copies
 from sparkml.shards.reader import ShardReader, ShardSet
 from sparkml.storage import Store
 
@@ -56,7 +57,7 @@ def _opened(url: str) -> ShardSet:
 
 
 def one_pass(url: str, rank: int, scratch: str, seed: int | None) -> int:
-    os.environ["SPARK_LOCAL_DIRS"] = scratch
+    os.environ |= {"SPARK_LOCAL_DIRS": scratch, copies.ALLOWED: "1"}  # as a gang has them without spark.io.encryption.enabled
     rows, seen = 0, 0.0
     shards = _opened(url)
     for batch in ShardReader(shards, shards.assign(rank, RANKS)).batches(4096, shuffle_seed=seed):

@@ -92,7 +92,10 @@ class BarrierGang(Gang):
         hub = Hub(size, self.log_dir, self.on_report, self.stall_timeout)
         server = ChannelServer(hub, host if local else str(conf.get("spark.driver.bindAddress", host)))
         driver, code = (host, server.port), cloudpickle.dumps(fn)
-        call = Call(code, size, self.pin, self._cpus, self.stall_timeout, self.env, installed(), driver, server.token)
+        # of shards on the scratch disk, see sparkml.shards.copies: they would lie there plain
+        copies = "0" if str(conf.get("spark.io.encryption.enabled", "false")).lower() == "true" else "1"
+        env = {"SPARKML_SHARD_COPIES": copies, **self.env}
+        call = Call(code, size, self.pin, self._cpus, self.stall_timeout, env, installed(), driver, server.token)
         try:
             return self._collect(call, hub, server)
         finally:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 PIECE_BYTES = 32 << 20  # of one request: smaller ones are slower, on object stores above all
 THREADS, AHEAD = 2, 4  # more threads are no faster; row groups on their way while one is decoded
+ALLOWED = "SPARKML_SHARD_COPIES"  # set by sparkml.launch.barrier
 KEPT_FREE = 0.1  # of the disk: the scratch disk is Spark's, too
 _TAIL_BYTES = 1 << 16
 
@@ -159,7 +160,12 @@ class _Scratch:
 
 
 def scratch_folders() -> list[str]:
-    """Return the folders that Spark gives its Python workers, and removes with the executor; none outside of Spark."""
+    """Return the folders that Spark gives its Python workers, and removes with the executor.
+
+    None outside of Spark, and none unless the gang allows it: with `spark.io.encryption.enabled` nothing may lie there plain.
+    """
+    if os.environ.get(ALLOWED) != "1":
+        return []
     return [folder for folder in os.environ.get("SPARK_LOCAL_DIRS", "").split(",") if folder]
 
 

@@ -29,6 +29,7 @@ def url() -> str:
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SPARK_LOCAL_DIRS", f"{tmp_path}/a,{tmp_path}/b")
+    monkeypatch.setenv(copies.ALLOWED, "1")
     return tmp_path
 
 
@@ -104,6 +105,16 @@ def test_a_scratch_disk_without_room_costs_speed_only(
     assert requests["streams"] == 6
     assert "are read from memory://" in caplog.text
     assert [path for path in scratch.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("allowed", ["0", None])
+def test_no_copies_where_spark_encrypts_its_own(
+    url: str, scratch: Path, monkeypatch: pytest.MonkeyPatch, requests: Counter[str], allowed: str | None
+) -> None:
+    monkeypatch.delenv(copies.ALLOWED) if allowed is None else monkeypatch.setenv(copies.ALLOWED, allowed)
+    shards = ShardSet.open(url)
+    assert rows_of(ShardReader(shards, shards.groups).batches(32)) == list(range(230))
+    assert requests["streams"] == 6 and not list(scratch.rglob("*.parquet"))
 
 
 def test_a_lost_file_surfaces_and_an_early_end_leaves_no_thread(url: str, scratch: Path) -> None:
