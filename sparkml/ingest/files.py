@@ -70,10 +70,12 @@ def scan(paths: Sequence[str], known: Mapping[str, InputFile]) -> list[InputFile
 
 
 def _listing(folder: str) -> dict[str, Mapping[str, Any]]:
-    """Return what a storage says about all files of a folder in one answer, by path inside the storage."""
+    """Return what a storage says about all files of a folder in one answer, by path inside the storage.
+
+    s3fs answers from what `expand` has just listed.
+    """
     fs, inside = opened(folder)
     try:
-        fs.invalidate_cache(inside)
         return {str(info["name"]): info for info in fs.ls(inside, detail=True)}
     except OSError:  # whatever it is will show at the files
         return {}
