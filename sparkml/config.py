@@ -382,17 +382,6 @@ def references(value: Any) -> Iterator[tuple[str, str]]:
         yield from ((kind, name) for kind, name in _REFERENCE.findall(value))
 
 
-def references(value: Any) -> Iterator[tuple[str, str]]:
-    """Yield what a setting refers to: ``("env", NAME)`` and ``("file", PATH)``; `value` is one or a list of any depth."""
-    if isinstance(value, list):
-        for item in value:
-            yield from references(item)
-    elif isinstance(value, Mapping):
-        yield from references(list(value.values()))
-    elif isinstance(value, str):
-        yield from ((kind, name) for kind, name in _REFERENCE.findall(value))
-
-
 def redact(text: str) -> str:
     """Return `text` with every secret that was resolved in this process replaced by ``***``."""
     for secret in _resolved_secrets:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +61,9 @@ def session(
         return running
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers must run the driver's Python and packages
     settings = {**DEFAULTS, **(conf or {}), "spark.app.name": app_name, **({} if master is None else {"spark.master": master})}
-    if "PYSPARK_GATEWAY_PORT" in os.environ:
-        SparkContext._ensure_initialized()  # type: ignore[attr-defined]  # spark-submit's JVM knows what it was told
+    has_jvm = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit's, which knows what it was told
+    if has_jvm:
+        SparkContext._ensure_initialized()  # type: ignore[attr-defined]
     submitted = SparkConf()
     if (master or submitted.get("spark.master", None) or "local[*]").startswith("local"):
         for key in ("spark.driver.bindAddress", "spark.driver.host"):  # a laptop's driver has no business on the network
@@ -73,7 +74,7 @@ def session(
             settings[_REGEX] += f"|{key.rpartition('.')[2]}"
     given = {key: str(value) for key, value in settings.items() if not (looks_secret(key) and submitted.contains(key))}
     try:
-        with _stderr_to(jvm_log), class_archive.used():
+        with _stderr_to(jvm_log), nullcontext() if has_jvm else class_archive.used():
             _start_jvm({key: value for key, value in given.items() if resolve_reference(value) == value})
             builder = SparkSession.builder
             for key, value in given.items():

@@ -110,7 +110,6 @@ class Hadoop:
             "yarn.nodemanager.env-whitelist": f"JAVA_HOME,HADOOP_CONF_DIR,{mark_variable}",
             "yarn.nodemanager.delete.debug-delay-sec": "600",  # a container's logs can be read for a while
             "yarn.nm.liveness-monitor.expiry-interval-ms": "20000",
-            "yarn.am.liveness-monitor.expiry-interval-ms": "60000",
             "yarn.nodemanager.heartbeat.interval-ms": "500",
             "yarn.resourcemanager.nodemanagers.heartbeat-interval-ms": "500",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -184,11 +185,25 @@ class Plan:
                 found["spark.yarn.archive"] = self.spark_archive
         elif "HADOOP_CONF_DIR" in os.environ:
             found |= self._everywhere("HADOOP_CONF_DIR", "./hadoop-conf")
+        if self.cluster_mode:
+            found |= {
+                "spark.yarn.appMasterEnv.XDG_STATE_HOME": "./state",
+                "spark.yarn.appMasterEnv.SPARKML_PROGRAM": self._typed(),
+            }
         if self.jars:
             found |= committer_conf()
         if self.wanted.secret_file:
             found["spark.authenticate.secret"] = f"${{file:{self.wanted.secret_file.resolve()}}}"
         return found | self.settings.spark.conf
+
+    def _typed(self) -> str:
+        """This command as a person types it, up to the pipeline; for the resume command."""
+        wanted, default = self.wanted, Submission("", "", [])
+        words = ["scripts/submit"]
+        for name in ("deploy_mode", "job", "environment", "upload_to", "secret_file", "credentials"):
+            if (value := getattr(wanted, name)) != getattr(default, name):
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        return shlex.join([*words, *(word for name in wanted.packages for word in ("--package", name))])
 
     def _everywhere(self, name: str, value: str) -> dict[str, str]:
         """Return the settings that give executors, and the driver if it runs on the cluster, a variable."""
@@ -210,7 +225,7 @@ class Plan:
 
     def variables(self) -> dict[str, str]:
         """Return the environment of ``spark-submit``: in client mode the driver runs in this very environment."""
-        found = {**os.environ, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARKML_PROGRAM": "scripts/submit"}
+        found = {**os.environ, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARKML_PROGRAM": self._typed()}
         if self.wanted.environment == "none":
             found.setdefault("PYSPARK_PYTHON", sys.executable)
         else:
@@ -257,7 +272,11 @@ def build_wheel(folder: Path) -> Path:
 def run(plan: Plan) -> int:
     """Submit, and return the exit code of ``spark-submit``."""
     with properties_file(plan.properties()) as path:
-        return subprocess.run(plan.command(path), env=plan.variables(), check=False).returncode
+        code = subprocess.run(plan.command(path), env=plan.variables(), check=False).returncode
+    if code and plan.cluster_mode:
+        where = f"--env {plan.wanted.env} --set store={plan.settings.store}"
+        _say(f"it failed on the cluster; sparkml runs {where} says where and how to go on, yarn logs has the driver's output")
+    return code
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -120,7 +121,8 @@ def _report_of_failure(engine: Engine, settings: Settings, layered: Layered) -> 
 def resume_command(record: RunRecord) -> str:
     """Return the command that takes a failed or killed run up again; of a dated run it names the day, whatever was typed."""
     words, skip = [], False
-    inserted = Path(sys.argv[0]).parent.name == "jobs"  # a job puts its command's name before what was typed
+    job = Path(sys.argv[0])
+    inserted = job.suffix == ".py" and job.name != "cli.py"  # a job puts its command's name before what was typed
     for word in sys.argv[2 if inserted else 1 :]:
         option = word.partition("=")[0]
         if skip or option in {"--resume", *_DATE_OPTIONS, *_BACKFILL_FLAGS}:
@@ -132,7 +134,9 @@ def resume_command(record: RunRecord) -> str:
 
 
 def _program() -> str:
-    """How this process was started, as one types it."""
+    """How this process was started, as one types it; what starts it on a cluster says so by a variable."""
+    if said := os.environ.get("SPARKML_PROGRAM"):
+        return said
     started = Path(sys.argv[0])
     if started.name == "cli.py":
         return f"{sys.executable} -m sparkml.cli"
