@@ -6,7 +6,8 @@
 
 - ``read``: two ranks read a 20 x float32 tensor and a label from shards. Passes over another host's storage are of two kinds: the
   *first* also copies row groups to the scratch disk, *later* ones read these copies. A training is one first pass and then later
-  ones. Beside them stands the *ceiling*: the same bytes by the bare client (hdfs-native, boto3), nothing decoded.
+  ones; *without copies* every pass asks the storage, as where Spark encrypts what it spills. The *ceiling* beside them is the
+  same bytes by the bare client (hdfs-native, boto3), nothing decoded.
 - ``publish``: 1 GB of files staged and published, against a bare copy that is hashed while it is written; and the same where
   hashes are taken by reading back what stands there, as for tables that Spark wrote.
 - ``list``: 10,000 files in 100 folders found, and seen not to have changed; beside it the first time, when all are read.
@@ -117,7 +118,8 @@ def read(bench: Bench, roots: dict[str, str], folder: str) -> None:
                 for name in roots
             }
             firsts = {f"{name}: first pass": first(name, seed) for name in AT_LEAST}
-            taken = bench.compare({**later, **firsts, **ceilings}, repeats=5)
+            plain = {f"{name}: without copies": ranks(partial(one_pass, urls[name]), rows, "", seed) for name in AT_LEAST}
+            taken = bench.compare({**later, **firsts, **plain, **ceilings}, repeats=5)
             wall = {side: timing.wall_median for side, timing in taken.items()}
             local = wall["file: a later pass"]
             for side, seconds in wall.items():
@@ -131,6 +133,7 @@ def read(bench: Bench, roots: dict[str, str], folder: str) -> None:
                 judged = {"at_least": least} if seed is not None else {}  # ranks shuffle
                 bench.add(f"storage: {name} / local, {EPOCHS} epochs with the first, {how}", training, "x", **judged)
                 bench.add(f"storage: {name} / local, first pass alone, {how}", local / early, "x")
+                bench.add(f"storage: {name} / local, without copies, {how}", local / wall[f"{name}: without copies"], "x")
                 bench.add(f"storage: {name}, first pass / bytes alone, {how}", wall[f"{name}: bytes alone"] / early, "x")
                 if seed is None:
                     bench.add(f"storage: {name}, bytes alone", size / wall[f"{name}: bytes alone"] / 1e6, "MB/s")
