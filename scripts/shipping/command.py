@@ -6,10 +6,8 @@ import getpass
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -212,10 +210,10 @@ class Plan:
             found[f"spark.yarn.appMasterEnv.{name}"] = value
         return found
 
-    def command(self, properties_file: Path | str) -> list[str]:
+    def command(self, properties_file: str) -> list[str]:
         """Return the ``spark-submit`` command; nothing of it is secret."""
         words = [str(Path(sys.executable).with_name("spark-submit")), "--master", str(self.master)]
-        words += ["--deploy-mode", self.wanted.deploy_mode, "--properties-file", str(properties_file)]
+        words += ["--deploy-mode", self.wanted.deploy_mode, "--properties-file", properties_file]
         words += ["--name", f"sparkml {self.wanted.pipeline}", "--py-files", str(self.wheel)]
         for flag, values in (("--archives", self.archives), ("--files", self.files), ("--jars", self.jars)):
             if values:
@@ -247,17 +245,15 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 @contextmanager
-def properties_file(values: Mapping[str, str]) -> Iterator[Path]:
-    """Write the properties, with secrets resolved, to a file that only its owner reads and that is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="sparkml-submit-"))  # of mode 700
+def properties_file(values: Mapping[str, str]) -> Iterator[int]:
+    """Write the properties, with secrets resolved, to a file in memory and yield its descriptor; no disk ever holds them."""
+    descriptor = os.memfd_create("spark.conf")
     try:
-        path = folder / "spark.conf"
-        path.touch(mode=0o600)
         resolved = {key: resolve_reference(value).replace("\\", "\\\\") for key, value in values.items()}
-        path.write_text("".join(f"{key} {value}\n" for key, value in resolved.items()))
-        yield path
+        os.write(descriptor, "".join(f"{key} {value}\n" for key, value in resolved.items()).encode())
+        yield descriptor
     finally:
-        shutil.rmtree(folder)
+        os.close(descriptor)
 
 
 def build_wheel(folder: Path) -> Path:
@@ -271,8 +267,9 @@ def build_wheel(folder: Path) -> Path:
 
 def run(plan: Plan) -> int:
     """Submit, and return the exit code of ``spark-submit``."""
-    with properties_file(plan.properties()) as path:
-        code = subprocess.run(plan.command(path), env=plan.variables(), check=False).returncode
+    with properties_file(plan.properties()) as descriptor:
+        command = plan.command(f"/proc/self/fd/{descriptor}")
+        code = subprocess.run(command, env=plan.variables(), pass_fds=[descriptor], check=False).returncode
     if code and plan.cluster_mode:
         where = f"--env {plan.wanted.env} --set store={plan.settings.store}"
         _say(f"it failed on the cluster; sparkml runs {where} says where and how to go on, yarn logs has the driver's output")

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import io
 import json
 import lzma
 import os
 import threading
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +43,8 @@ FILES = {
     "edit logs of the NameNode": "nn",  # names of files; a secret in a path would be here
 }
 MUST_HOLD = {"yarn": ("container logs", "launch scripts and localized files"), "standalone": ("standalone workers",)}
+# packages that travel, the same for every run; and Spark's settings on their way to a driver, for the user alone to read
+_SHIPPED = ("/environment-", "-jars.zip", "/__spark_conf__")
 _PAGES = ("environment", "executors", "jobs", "stages", "SQL", "storage")
 _UNPACKED_BYTES = 1 << 30
 # zstd: Spark's event logs
@@ -116,19 +118,26 @@ class Watch:
 
     def _look(self) -> None:
         """Command lines of all processes; every user of a host can read those. And the pages of every application."""
-        mark, pages = self._cluster.state()["mark"], 0
-        while not self._over.wait(0.1):
-            for process in psutil.process_iter():
+        mark, looks = self._cluster.state()["mark"], 0
+        known: dict[int, list[str]] = {}  # read again until it stays the same: a process may start another program
+        same: set[int] = set()
+        while not self._over.wait(0.2):
+            there = set(psutil.pids())
+            same &= there
+            for pid in there - same:
                 try:
-                    line = " ".join(process.cmdline())
+                    words = psutil.Process(pid).cmdline()
                 except (psutil.Error, OSError):
                     continue
-                self._check("argv", f"argv of {Path(line.split(' ')[0]).name or process.pid}", line.encode())
-            pages += 1
-            if pages % 20 == 0:
+                if known.get(pid) == words:
+                    same.add(pid)
+                known[pid] = words
+                self._check("argv", f"argv of {Path(words[0]).name if words else pid}", " ".join(words).encode())
+            looks += 1
+            if looks % 50 == 25:
                 for port in ui_ports(mark):
                     self._pages("Spark's web pages", f"http://{daemon.HOST}:{port}")
-            if pages % 50 == 0 and self._service == "yarn":
+            if looks % 100 == 99 and self._service == "yarn":
                 self._resource_manager()
 
     def _resource_manager(self) -> None:
@@ -165,6 +174,8 @@ class Watch:
             here = path.resolve()
             if path.is_symlink() or not path.is_file() or any(here.is_relative_to(planted) for planted in self._allowed):
                 continue
+            if any(part in str(here) for part in _SHIPPED):
+                continue
             try:
                 body = path.read_bytes()
             except OSError:  # gone meanwhile
@@ -174,6 +185,8 @@ class Watch:
     def _store(self, url: str) -> None:
         store = Store(url)
         for path in store.files(""):
+            if any(part in f"/{path}" for part in _SHIPPED):
+                continue
             self._check(url, store.url(path), path.encode(), store.read(path))
 
     # --- looking ---
@@ -182,7 +195,7 @@ class Watch:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 self._check(place, url, answer.read())
-        except (OSError, urllib.error.URLError):  # the application has ended, or has no such page
+        except (OSError, http.client.HTTPException):  # the application has ended, or has no such page
             pass
 
     def _check(self, place: str, where: str, *bodies: bytes) -> None:
@@ -253,5 +266,5 @@ def _json(url: str) -> Any:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return json.load(answer)
-    except (OSError, ValueError, urllib.error.URLError):
+    except (OSError, ValueError, http.client.HTTPException):  # not a web server, for one
         return {}

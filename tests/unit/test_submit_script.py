@@ -64,7 +64,7 @@ def test_executors_find_their_python_and_hadoop_and_so_does_a_driver_on_the_clus
     assert found["spark.yarn.appMasterEnv.SPARKML_PROGRAM"] == "scripts/submit --deploy-mode cluster"
 
 
-def test_secrets_are_in_a_file_of_the_owner_for_as_long_as_it_takes(tmp_path: Path) -> None:
+def test_secrets_are_in_memory_for_as_long_as_it_takes(tmp_path: Path) -> None:
     secret, credentials = tmp_path / "secret", tmp_path / "credentials"
     for file in (secret, credentials):
         file.touch(mode=0o600)
@@ -76,10 +76,13 @@ def test_secrets_are_in_a_file_of_the_owner_for_as_long_as_it_takes(tmp_path: Pa
     values = made.properties()
     assert "c4n4ry" not in str([*made.command("P"), values, made.variables()])
     assert values["spark.executorEnv.AWS_SHARED_CREDENTIALS_FILE"] == "./aws-credentials"
-    with properties_file(values) as path:
-        assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
-        assert "spark.authenticate.secret c4n4ry\\\\with-a-backslash\n" in path.read_text()  # Java unescapes it
-    assert not path.parent.exists()
+    with properties_file(values) as descriptor:
+        given = subprocess.run(
+            ["cat", f"/proc/self/fd/{descriptor}"], pass_fds=[descriptor], capture_output=True, text=True, check=True
+        )
+        assert "spark.authenticate.secret c4n4ry\\\\with-a-backslash\n" in given.stdout  # Java unescapes it
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 @pytest.mark.parametrize(
