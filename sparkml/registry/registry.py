@@ -14,6 +14,7 @@ from sparkml.errors import ConfigError, StorageError
 from sparkml.registry.bundle import Bundle
 from sparkml.storage import Manifest, Staging, Store
 from sparkml.storage.lease import lease
+from sparkml.storage.manifest import MANIFEST
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # other scripts have digits too, and int() takes them
 
@@ -43,8 +44,11 @@ class Registry:
         return [name for name in self.store.list("models") if self.versions(name)]
 
     def versions(self, name: str) -> list[int]:
-        """Return the published version numbers, ascending."""
-        return sorted(int(item) for item in self.store.list(f"models/{name}") if _NUMBER.fullmatch(item))
+        """Return the published version numbers, ascending; one that is being copied, or was left half copied, is none."""
+        return sorted(version for version in self._folders(name) if self.store.exists(f"models/{name}/{version}/{MANIFEST}"))
+
+    def _folders(self, name: str) -> list[int]:
+        return [int(item) for item in self.store.list(f"models/{name}") if _NUMBER.fullmatch(item)]
 
     def aliases(self, name: str) -> dict[str, int]:
         return {alias: int(version) for alias, version in self._alias_file(name)["aliases"].items()}
@@ -71,6 +75,8 @@ class Registry:
         name, _, which = reference.partition("@")
         check_name(name, "model name")
         which = which or "champion"
+        if _NUMBER.fullmatch(which) and self.store.exists(f"models/{name}/{which}"):
+            return self.get(name, int(which))  # says why it is no version, if it is none
         versions = self.versions(name)
         if not versions:
             known = self.names()
@@ -91,7 +97,7 @@ class Registry:
     ) -> ModelVersion:
         """Publish a staged version under the next free number, which an exclusive create allocates to one writer only."""
         check_name(name, "model name")
-        version = max([0, *self.versions(name), *self._claimed(name)])
+        version = max([0, *self._folders(name), *self._claimed(name)])
         while True:
             version += 1
             if self.store.create_exclusive(f"models/{name}/_claims/{version}.json", dict(lineage)):

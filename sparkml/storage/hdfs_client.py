@@ -7,7 +7,8 @@ import io
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,13 +29,14 @@ _PASSING = (
     "RecoveryInProgressException",
     "NotReplicatedYetException",
 )
-_FINAL = ("AccessControlException", "QuotaExceededException", "LeaseExpiredException")
+_FINAL = ("AccessControlException", "QuotaExceededException")
 _AWAY = re.compile(
     r"connection (refused|reset|aborted|closed)|broken pipe|listener disconnected|timed out|early eof|end of file|"
     r"failed to lookup address|unreachable|not connected",
     re.IGNORECASE,
 )
 _ERROR = re.compile(r'RPCError\("(?P<kind>[\w.$]+)", "(?P<text>(?:[^"\\]|\\.)*)')
+_UNCONFIRMED = 16 << 20  # hdfs-native has up to 100 packets of 64 KiB on their way
 _BUFFER = 1 << 20  # every read of hdfs-native is a request to a DataNode
 # hdfs-native itself would try for three minutes, in silence; this is enough to find the active one of two NameNodes
 _CONFIG = {
@@ -254,35 +256,45 @@ class _Reader(io.RawIOBase):
 
 
 class _Writer(io.RawIOBase):
-    """A file that goes on where it was broken off: its lease is recovered, which closes it, and the rest is appended.
+    """A file that goes on where it was broken off: its lease is recovered, which closes it, and what is missing is appended.
 
-    That is safe only while HDFS holds at least what was written before the call that failed; otherwise the failure is final.
+    hdfs-native builds a pipeline anew when one of its DataNodes dies, but not when the NameNode, which learns of a death late,
+    names a dead one for the next block. It reports success before DataNodes have confirmed, so that the newest bytes are kept.
     """
 
     def __init__(self, client: PatientClient, path: str, overwrite: bool) -> None:
         self._client, self._path = client, path
-        self._inner: Any = client.create(path, WriteOptions(overwrite=overwrite))
-        self._length = 0
+        self._inner = self._create(overwrite)
+        self._newest: deque[bytes] = deque()
+        self._length = self._kept = 0
+        self._failure = ""
+
+    def _create(self, overwrite: bool) -> Any:
+        return self._client.create(self._path, WriteOptions(overwrite=overwrite))
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         content = bytes(data)
-        self._resumed(lambda: self._inner.write(content), content)
+        self._newest.append(content)
         self._length += len(content)
+        self._kept += len(content)
+        while self._kept - len(self._newest[0]) >= _UNCONFIRMED:
+            self._kept -= len(self._newest.popleft())
+        self._done(lambda: self._inner.write(content))
         return len(content)
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            if self._inner is not None:
-                self._resumed(lambda: self._inner.close(), b"")
+            if not self._failure:
+                self._done(lambda: self._inner.close(), closing=True)
 
-    def _resumed(self, call: Any, content: bytes) -> None:
-        """Make a call; after a failure append what is missing of `content`, and make no second call."""
-        if self._inner is None:  # a buffer above tries again to write what it still has
-            raise _BrokenError(f"an earlier write to {self._path} failed")
+    def _done(self, call: Callable[[], object], *, closing: bool = False) -> None:
+        """Make a call once; after a failure recover, append, and close if that was to be done."""
+        if self._failure:  # a buffer above tries again to write what it still has
+            raise OSError(errno.EIO, self._failure)
         failure: BaseException | None = None
 
         def attempt() -> None:
@@ -295,18 +307,24 @@ class _Writer(io.RawIOBase):
                     raise
                 return
             there = self._client.recovered(self._path)
-            if not self._length <= there <= self._length + len(content):
-                raise _BrokenError(f"{_in_words(failure)}; of {self._length + len(content)} bytes {there} are there") from failure
-            if content:
-                self._inner = self._client.append(self._path)
-                self._inner.write(content[there - self._length :])
+            if not self._length - self._kept <= there <= self._length:
+                raise _BrokenError(errno.EIO, f"of {self._length} bytes {there} are there")
+            if closing and there == self._length:
+                return
+            # to a file without a block hdfs-native cannot append: the NameNode says that nobody has it open
+            self._inner = self._client.append(self._path) if there else self._create(overwrite=True)
+            if there < self._length:
+                self._inner.write(b"".join(self._newest)[there - self._length :])
+            if closing:
+                self._inner.close()
 
         try:
             with _as_oserror():
-                Retrying(**retries.policy("hdfs", _data_passes, lambda: retries.DATA_SECONDS, _in_words))(attempt)
-        except OSError:
-            self._inner = None
-            raise
+                Retrying(**retries.policy("hdfs", _data_passes, lambda: retries.SERVICE_SECONDS, _in_words))(attempt)
+        except OSError as error:
+            cause = _in_words(failure) if failure is not None and failure is not error else ""
+            self._failure = "; ".join(filter(None, [cause, error.strerror or str(error)]))
+            raise OSError(error.errno or errno.EIO, self._failure) from error
 
 
 class _BrokenError(OSError):

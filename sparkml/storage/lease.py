@@ -25,7 +25,8 @@ STALE_SECONDS = 60.0  # several missed beats: the holder's host is gone
 def lease(store: Store, path: str, holder: Mapping[str, Any], *, what: str) -> Iterator[None]:
     """Hold `path` exclusively while the block runs.
 
-    A lease whose process died on this host, or that was not renewed for a minute by another host, is taken over.
+    A lease whose process died on this host, or that another host has not renewed for a minute by its clock and for 25 s while we
+    watched, is taken over.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def _acquire(store: Store, path: str, body: dict[str, Any], what: str) -> None:
             held = store.read_json(path)
         except StorageError:  # released between the two calls
             continue
-        if _held(held):
+        if _held(held) or _renewed(store, path, held):
             since = time.strftime("%H:%M:%S", time.localtime(float(held.get("started", 0))))
             raise BusyError(
                 f"{what} is already running: run {held.get('run_id', '?')}, "
@@ -72,6 +73,22 @@ def _acquire(store: Store, path: str, body: dict[str, Any], what: str) -> None:
             )
         _take_away(store, path, str(held.get("token")))
     raise BusyError(f"{what}: the lease {store.url(path)} changes hands too quickly", hint="try again in a minute")
+
+
+def _renewed(store: Store, path: str, held: Mapping[str, Any]) -> bool:
+    """Whether the lease of another host is renewed while we watch: it may only look stale because one of the clocks is wrong."""
+    if held.get("host") == socket.gethostname():
+        return False
+    deadline = time.monotonic() + 2.5 * BEAT_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(BEAT_SECONDS / 10)
+        try:
+            now = store.read_json(path)
+        except StorageError:
+            return False  # released, or taken over and released
+        if (now.get("token"), now.get("beat")) != (held.get("token"), held.get("beat")):
+            return True
+    return False
 
 
 def _take_away(store: Store, path: str, dead: str) -> None:

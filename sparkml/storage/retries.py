@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 SERVICE_SECONDS = 300.0  # a NameNode that restarts, an endpoint that answers 503
 FIRST_SECONDS = 10.0  # of a service that never answered this process: its address may be wrong
-DATA_SECONDS = 60.0  # blocks that no DataNode gives or takes: they may be lost, or the disks full
+DATA_SECONDS = 60.0  # a block that no DataNode gives: it may be lost
 
 _taken: Counter[str] = Counter()
 _lock = threading.Lock()

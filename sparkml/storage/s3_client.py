@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import ClientError as AioHttpError
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 from tenacity import AsyncRetrying
 
@@ -76,6 +77,8 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"the endpoint does not answer: {_in_words(error)}") from error
         except (BotoCoreError, ResponseParserError) as error:  # no credentials, a name that cannot be
             raise OSError(_in_words(error)) from error
+
+    call_s3 = sync_wrapper(_call_s3)  # s3fs's own is bound to its own
 
     async def _completed(self, parameters: dict[str, Any]) -> bool:
         """Whether an upload whose id is not known any more was completed by an attempt whose answer was lost."""

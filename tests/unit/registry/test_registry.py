@@ -85,3 +85,5 @@ def test_a_strangers_model_folder_is_refused(registry: Registry) -> None:
     registry.store.replace("models/m/1/model.pkl", b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(StorageError, match=r"no _MANIFEST\.json"):
         registry.resolve("m@1")
+    assert registry.versions("m") == []  # nor is what a killed publisher left on storage without rename
+    assert publish(registry).version == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from sparkml.errors import BusyError
 from sparkml.storage import Store
+from sparkml.storage import lease as leases
 from sparkml.storage.lease import lease
 from sparkml.storage.owner import this_process
 
@@ -36,7 +38,10 @@ def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
         {"host": "elsewhere", "pid": 1, "started": 1.0, "beat": time.time() - 120},
     ],
 )
-def test_the_lease_of_a_dead_holder_is_taken_over(tmp_path: Path, dead: dict[str, object]) -> None:
+def test_the_lease_of_a_dead_holder_is_taken_over(
+    tmp_path: Path, dead: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)  # so long another host is watched before it counts as dead
     store = Store(str(tmp_path))
     store.create_exclusive("_leases/p.json", {"run_id": "dead", **dead})
     with lease(store, "_leases/p.json", {"run_id": "mine"}, what="p"):
@@ -50,6 +55,18 @@ def test_a_holder_on_another_host_counts_while_it_beats(tmp_path: Path) -> None:
     )
     with pytest.raises(BusyError, match="elsewhere"), lease(store, "_leases/p.json", {}, what="p"):
         pass
+
+
+def test_a_holder_whose_clock_is_behind_is_not_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.2)
+    store, skewed = Store(str(tmp_path)), time.time() - 1200
+    far = {"run_id": "far", "host": "elsewhere", "pid": 1, "started": 1.0, "token": "t"}
+    store.create_exclusive("_leases/p.json", {**far, "beat": skewed})
+    beat = threading.Timer(0.1, lambda: store.replace("_leases/p.json", {**far, "beat": skewed + 0.2}))
+    beat.start()
+    with pytest.raises(BusyError, match="elsewhere"), lease(store, "_leases/p.json", {}, what="p"):
+        pass
+    beat.join()
 
 
 def test_of_many_that_find_a_dead_lease_one_at_a_time_holds_it(tmp_path: Path) -> None:
