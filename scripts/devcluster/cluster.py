@@ -36,10 +36,12 @@ class Cluster:
     ----------
     jars
         Where the jars are kept when `down` removes everything else; clusters can share them.
+    tied
+        Daemons end when this process does, however it ends: for tests, of which nothing shall be left.
     """
 
-    def __init__(self, folder: Path, jars: Path = ROOT / ".cluster" / "jars") -> None:
-        self.folder, self.jars = folder.resolve(), jars.resolve()
+    def __init__(self, folder: Path, jars: Path = ROOT / ".cluster" / "jars", *, tied: bool = False) -> None:
+        self.folder, self.jars, self.tied = folder.resolve(), jars.resolve(), tied
 
     @property
     def _state_file(self) -> Path:
@@ -149,7 +151,7 @@ class Cluster:
                     self._until(lambda: hadoop.live_datanodes() == DATANODES, "all DataNodes have joined")
                     self._make_events_folder(hadoop)
                 if daemon.alive(state["daemons"].get(each.name)) is None:
-                    state["daemons"][each.name] = each.start(self.folder, state["mark"])
+                    state["daemons"][each.name] = each.start(self.folder, state["mark"], tied=self.tied)
                     self._save(state)
                 waiting.append((each, state["daemons"][each.name]))
             self._wait(waiting)
@@ -200,7 +202,7 @@ class Cluster:
         with self._locked():
             state = self.state()
             each = next(each for each in self.daemons(state["services"], state["ports"]) if each.name == name)
-            state["daemons"][name] = each.start(self.folder, state["mark"])
+            state["daemons"][name] = each.start(self.folder, state["mark"], tied=self.tied)
             self._save(state)
             self._wait([(each, state["daemons"][name])])
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from sparkml.launch.parent import die_with_parent
+
 MARK = "SPARKML_DEVCLUSTER"  # in the environment of every process that the cluster, or a job on it, starts
 HOST = "127.0.0.1"
 _PORTS = range(20_000, 32_000)  # Linux gives connections ports from 32768 on: one of them could be taken before its daemon starts
@@ -43,8 +45,8 @@ class Daemon:
     ports: Mapping[str, int]
     ready: Callable[[], bool]
 
-    def start(self, folder: Path, mark: str) -> dict[str, Any]:
-        """Start the process with its output in ``logs/NAME.log`` and return its record."""
+    def start(self, folder: Path, mark: str, *, tied: bool = False) -> dict[str, Any]:
+        """Start the process with its output in ``logs/NAME.log`` and return its record; `tied`: it ends with this process."""
         log = folder / "logs" / f"{self.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
@@ -56,6 +58,7 @@ class Daemon:
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 start_new_session=True,  # Ctrl-C in the terminal that started the cluster is not meant for it
+                preexec_fn=die_with_parent if tied else None,
             )
         return {"pid": process.pid, "started": psutil.Process(process.pid).create_time(), "ports": dict(self.ports)}
 

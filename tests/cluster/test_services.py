@@ -118,6 +118,22 @@ def down_after_all(tmp_path: Path, command: Callable[..., subprocess.CompletedPr
     assert command("down").stdout == "0 processes stopped\n"
 
 
+def test_a_tied_cluster_ends_with_who_started_it(tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib, signal
+from scripts.devcluster.cluster import Cluster
+Cluster(pathlib.Path({str(tmp_path)!r}), tied=True).up(["s3"])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    try:
+        assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+        (row,) = Cluster(tmp_path).status()
+        assert row["daemon"] == "s3"
+        until(lambda: not psutil.pid_exists(row["pid"]) or psutil.Process(row["pid"]).status() == psutil.STATUS_ZOMBIE, 10)
+    finally:
+        Cluster(tmp_path).down()
+
+
 def test_a_folder_of_somebody_else_s_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(NotReadyError, match=r"is no cluster's folder: it holds thesis\.txt"):
