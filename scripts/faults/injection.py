@@ -100,6 +100,10 @@ class Site:
     def prepare(self) -> None:
         """Let the work of another content be done, and remember what it committed."""
         work(Settings(self.store.root, str(self.folder), lease="prepare", content=1))
+        self.remember()
+
+    def remember(self) -> None:
+        """Remember what is committed now: `check` compares with it."""
         self._remembered = self.artifacts()
 
     def start(self, *, prefix: tuple[str, ...] = (), environment: Mapping[str, str] | None = None, **changed: Any) -> Job:

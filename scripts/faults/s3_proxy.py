@@ -80,13 +80,16 @@ class Request(BaseHTTPRequestHandler):
 
 
 class S3Proxy(ThreadingHTTPServer):
-    """Listens on a free port of the loopback address. `harm` may be exchanged at any time; `harmed` counts what was done."""
+    """Listens on a port of the loopback address, by default a free one.
+
+    `harm` may be exchanged at any time; `harmed` counts what was done.
+    """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(("127.0.0.1", 0), Request)
+    def __init__(self, endpoint: str, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Request)
         self.endpoint = endpoint.removeprefix("http://")
         self.harm: Harm | None = None
         self.harmed = 0
@@ -116,7 +119,8 @@ class S3Proxy(ThreadingHTTPServer):
         self.harmed, self.harm = 0, harm
 
     def stop(self) -> None:
-        """Stop listening: connections are refused from now on."""
+        """Stop listening: connections are refused from now on, and those that are open get no answer."""
+        self.fail(Request.cut)
         self.shutdown()
         self.server_close()
 

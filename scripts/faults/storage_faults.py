@@ -200,6 +200,22 @@ def by_proxy(gate: str, harm: Callable[[S3Proxy], object], heal: Callable[[S3Pro
     return fault
 
 
+def away(site: Site) -> Seen:
+    """The endpoint is gone for 4 s."""
+    endpoint = site.cluster.environment()["AWS_ENDPOINT_URL"]
+    proxies = [S3Proxy(endpoint)]
+    site.environment["AWS_ENDPOINT_URL"] = proxies[0].url
+
+    def back(site: Site) -> None:
+        time.sleep(4)
+        proxies.append(S3Proxy(endpoint, proxies[0].server_port))
+
+    try:
+        return in_work("writing", lambda site: proxies[0].stop(), back)(site)
+    finally:
+        proxies[-1].stop()
+
+
 def slowly(request: Request) -> bool:
     time.sleep(1.5)
     return False
@@ -341,6 +357,7 @@ S3: dict[str, tuple[str, Fault]] = {
         "S3 answers every request with 503 SlowDown for 4 s",
         by_proxy("publishing", lambda proxy: proxy.fail(lambda request: request.refuse(503, "SlowDown"), seconds=4)),
     ),
+    "s3-away": ("the S3 endpoint refuses connections for 4 s", away),
     "s3-slow": (
         "S3 takes 1.5 s more for each of the next 20 requests",
         by_proxy("writing", lambda proxy: proxy.fail(slowly, most=20)),

@@ -306,12 +306,12 @@ class _Writer(io.RawIOBase):
                     failure = error
                     raise
                 return
+            _let_go(self._inner)
             there = self._client.recovered(self._path)
             if not self._length - self._kept <= there <= self._length:
                 raise _BrokenError(errno.EIO, f"of {self._length} bytes {there} are there")
             if closing and there == self._length:
                 return
-            # to a file without a block hdfs-native cannot append: the NameNode says that nobody has it open
             self._inner = self._client.append(self._path) if there else self._create(overwrite=True)
             if there < self._length:
                 self._inner.write(b"".join(self._newest)[there - self._length :])
@@ -325,6 +325,12 @@ class _Writer(io.RawIOBase):
             cause = _in_words(failure) if failure is not None and failure is not error else ""
             self._failure = "; ".join(filter(None, [cause, error.strerror or str(error)]))
             raise OSError(error.errno or errno.EIO, self._failure) from error
+
+
+def _let_go(writer: Any) -> None:
+    """Forget a broken writer. Collected as garbage it would close the file, which another writer has open by then."""
+    writer.close = lambda: None
+    writer.inner = None
 
 
 class _BrokenError(OSError):

@@ -9,7 +9,14 @@ import io
 from typing import Any
 
 from aiohttp import ClientError as AioHttpError
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    SSLError,
+)
+from botocore.exceptions import ConnectionError as NoConnectionError  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
@@ -73,7 +80,7 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
 
         try:
             return await AsyncRetrying(**retries.policy("s3", _passes, seconds, _in_words))(attempt)
-        except (HTTPClientError, AioHttpError) as error:
+        except (HTTPClientError, NoConnectionError, AioHttpError) as error:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"the endpoint does not answer: {_in_words(error)}") from error
         except (BotoCoreError, ResponseParserError) as error:  # no credentials, a name that cannot be
             raise OSError(_in_words(error)) from error
@@ -116,7 +123,11 @@ def _status(error: BaseException) -> int:
 
 
 def _passes(error: BaseException) -> bool:
-    if isinstance(error, (HTTPClientError, AioHttpError, IncompleteReadError, ResponseParserError, asyncio.TimeoutError)):
+    if isinstance(error, SSLError):
+        return False
+    if isinstance(
+        error, (HTTPClientError, NoConnectionError, AioHttpError, IncompleteReadError, ResponseParserError, asyncio.TimeoutError)
+    ):
         return True
     return _status(error) in _PASSING_STATUS or code(error) in _PASSING_CODES
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,12 @@ class Hdfs:
 
     def __init__(self, *failures: Exception, lost: bool = False) -> None:
         self.failures, self.lost, self.files = list(failures), lost, {"/a": b"0123456789"}
+        self.opened: dict[str, int] = {}
 
     def _fail(self) -> None:
         if self.failures:
-            raise self.failures.pop(0)
+            error = self.failures.pop(0)
+            raise type(error)(*error.args)  # a new one: the traceback of one that stays would keep what it saw alive
 
     def get_file_info(self, path: str) -> Any:
         if not self.lost:
@@ -72,6 +75,10 @@ class _Handle:
 
     def __init__(self, hdfs: Hdfs, path: str) -> None:
         self.hdfs, self.path, self.place, self.size = hdfs, path, 0, len(hdfs.files[path])
+        self.number = hdfs.opened[path] = hdfs.opened.get(path, 0) + 1
+
+    def __del__(self) -> None:
+        self.close()  # as `io.RawIOBase` does
 
     def seek(self, place: int, _: int = 0) -> None:
         self.place = place
@@ -86,6 +93,8 @@ class _Handle:
         return found
 
     def write(self, data: bytes) -> int:
+        if self.hdfs.opened[self.path] < 0:
+            raise RuntimeError("LeaseExpiredException: File is not open for writing")
         if self.hdfs.failures:
             self.hdfs.files[self.path] += data[:3]  # so far it came
         self.hdfs._fail()
@@ -94,6 +103,8 @@ class _Handle:
 
     def close(self) -> None:
         self.hdfs._fail()
+        if self.number != self.hdfs.opened[self.path]:
+            self.hdfs.opened[self.path] = -1  # whoever has the file open
 
 
 def test_a_namenode_that_never_answered_is_an_error_soon_one_that_did_is_waited_for() -> None:
@@ -132,14 +143,16 @@ def test_a_read_that_failed_is_made_again_from_its_place() -> None:
 
 @pytest.mark.parametrize("failing", ["write", "second write", "close"])
 def test_a_write_that_was_broken_off_goes_on(failing: str) -> None:
-    hdfs = Hdfs()
+    hdfs, before = Hdfs(), retries.taken()
     writer = _Writer(PatientClient(hdfs, "hdfs://h:1"), "/new", True)
     for at, content in enumerate((b"abcdef", b"ghijkl")):
         hdfs.failures = [LOST] if failing == ("write", "second write")[at] else []
         writer.write(content)
+        gc.collect()
     hdfs.failures = [SAFE] if failing == "close" else []
     writer.close()
     assert hdfs.files["/new"] == b"abcdefghijkl"
+    assert (retries.taken() - before)["hdfs"] == 1  # the broken writer, collected, has not closed the file again
 
 
 def test_a_write_that_lost_what_was_confirmed_is_an_error_once(monkeypatch: pytest.MonkeyPatch) -> None:
