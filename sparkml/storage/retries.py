@@ -41,7 +41,7 @@ def policy(
     passes
         Whether an error may pass by itself, and the call may be made again.
     seconds
-        How long to go on; asked after every failure.
+        How long to go on, waits included; asked after every failure.
     words
         Says the error to a person.
     """
@@ -57,7 +57,7 @@ def policy(
     return {
         "retry": retry_if_exception(passes),
         "wait": wait_exponential_jitter(initial=0.2, max=10, jitter=0.5),
-        "stop": lambda state: (state.seconds_since_start or 0.0) >= seconds(),
+        "stop": lambda state: (state.seconds_since_start or 0.0) + state.upcoming_sleep > seconds(),
         "before_sleep": tell,
         "reraise": True,
     }

