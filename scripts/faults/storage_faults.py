@@ -15,6 +15,7 @@ from injection import Seen, Site
 from s3_proxy import Request, S3Proxy, is_conditional, is_skewed, is_upload
 
 from sparkml.learners.checkpoint import Checkpoint, CheckpointFolder
+from sparkml.shards import copies
 from sparkml.storage.manifest import MANIFEST
 
 Fault = Callable[[Site], Seen]
@@ -98,8 +99,8 @@ def full_scratch(site: Site) -> Seen:
     if mount.returncode != 0:
         raise SkipError(f"a small disk could not be mounted: {mount.stderr.strip().splitlines()[-1]}")
     try:
-        scratch = str(disk)
-        return in_work("reading", lambda site: fill(disk / "filler"), SPARK_LOCAL_DIRS=scratch, TMPDIR=scratch)(site)
+        environment = {copies.ALLOWED: "1", "SPARK_LOCAL_DIRS": str(disk), "TMPDIR": str(disk)}
+        return in_work("publishing", lambda site: fill(disk / "filler"), **environment)(site)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
@@ -339,7 +340,7 @@ HDFS: dict[str, tuple[str, Fault]] = {
         "the disk of a DataNode that a shard is being written to is full",
         in_work("writing", fill_the_disk_of_a_writing_datanode, empty_the_disks),
     ),
-    "scratch-full": ("the local scratch disk is full", full_scratch),
+    "scratch-full": ("the local scratch disk is full (Spark's, and TMPDIR)", full_scratch),
     "block-corrupt": ("bytes altered on disk: one replica of every block of the shards", corrupted(1)),
     "block-corrupt-both": ("bytes altered on disk: both replicas of every block of the shards", corrupted(2)),
     "torn-checkpoint-hdfs": ("half of the newest training checkpoint is missing", torn_checkpoint),
