@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparkml import class_archive
-from sparkml.config import looks_secret, resolve_reference
+from sparkml.config import looks_secret, references, resolve_reference
 from sparkml.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def session(
     LaunchError
         Java is missing or the JVM did not start.
     """
+    from py4j.protocol import Py4JError
     from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
@@ -72,7 +73,7 @@ def session(
     for key in settings:
         if looks_secret(key) and key != _REGEX:
             settings[_REGEX] += f"|{key.rpartition('.')[2]}"
-    given = {key: str(value) for key, value in settings.items() if not (looks_secret(key) and submitted.contains(key))}
+    given = {key: str(value) for key, value in settings.items() if not (submitted.contains(key) and [*references(str(value))])}
     try:
         with _stderr_to(jvm_log), nullcontext() if has_jvm else class_archive.used():
             _start_jvm({key: value for key, value in given.items() if resolve_reference(value) == value})
@@ -80,7 +81,12 @@ def session(
             for key, value in given.items():
                 builder = builder.config(key, resolve_reference(value))
             made = builder.getOrCreate()
-    except (PySparkException, OSError, RuntimeError) as error:
+    except (PySparkException, Py4JError, OSError, RuntimeError) as error:
+        if "MetricsSystem" in str(error):  # all that Spark says when a master has not taken the application
+            raise LaunchError(
+                f"Spark did not start: {given.get('spark.master', 'the master')} is not there, or has refused the application",
+                hint="check spark.master, and that spark.authenticate.secret is the cluster's",
+            ) from error
         raise LaunchError(
             f"Spark did not start: {str(error).strip().splitlines()[0]}", hint="sparkml doctor checks Java, versions and ports"
         ) from error

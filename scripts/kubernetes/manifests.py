@@ -100,7 +100,8 @@ def kubeflow_definition(kind: str) -> Any:
     """Return the definition of a kind of Kubeflow's operator. Raises `SchemaMissing`."""
     if shutil.which("go") is None:
         raise SchemaMissing(f"go is missing, which fetches {KUBEFLOW}")
-    done = subprocess.run(["go", "mod", "download", "-json", KUBEFLOW], capture_output=True, text=True, timeout=120, check=False)
+    fetch = ["timeout", "60", "go", "mod", "download", "-json", KUBEFLOW]  # a network that swallows packets is none
+    done = subprocess.run(fetch, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout or "{}")
     if done.returncode or "Dir" not in found:
         raise SchemaMissing(f"{KUBEFLOW} cannot be fetched: {found.get('Error', done.stderr.strip())}")

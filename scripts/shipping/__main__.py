@@ -63,7 +63,7 @@ def submit(
     plan = Plan(wanted)
     if plan.needs_s3a() and (code := subprocess.run([str(ROOT / "scripts" / "s3a-jars")], check=False).returncode):
         raise typer.Exit(code)
-    plan.ship()
+    plan.ship(send=not show)
     if show:
         print(shlex.join(plan.command("PROPERTIES")))
         print("".join(f"{key} {value}\n" for key, value in sorted(plan.properties().items())), end="")

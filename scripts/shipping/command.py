@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import hashlib
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
+import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.shipping import environment
-from sparkml.config import conf_dir, find_pipeline, resolve_reference
+from sparkml.config import ENV_PREFIX, conf_dir, find_pipeline, resolve_reference
 from sparkml.errors import ConfigError
 from sparkml.settings import Settings, load_settings
 from sparkml.storage.backends.s3a import committer_conf, jars
@@ -93,6 +98,11 @@ class Plan:
                 f"the store {self.settings.store!r} is on this host; the executors of {self.master} are on others",
                 hint="--set store=hdfs:///sparkml or store=s3a://BUCKET/sparkml",
             )
+        if self.wanted.deploy_mode == "cluster" and conf_dir().resolve() != ROOT / "conf":
+            raise ConfigError(
+                f"--deploy-mode cluster: the driver gets the settings of {ROOT / 'conf'}, not those of {conf_dir().resolve()}",
+                hint="--deploy-mode client, or give the pipeline as a file and the rest by --set",
+            )
         for name, path in (("--secret-file", self.wanted.secret_file), ("--credentials", self.wanted.credentials)):
             if path is None:
                 continue
@@ -103,27 +113,27 @@ class Plan:
 
     # --- what travels ---
 
-    def ship(self) -> None:
-        """Build the wheel, pack and upload what the hosts do not have yet."""
-        self.wheel = build_wheel(ROOT / "dist")
+    def ship(self, *, send: bool = True) -> None:
+        """Build the wheel, pack and upload what the hosts do not have yet; without `send` only find out how it will be named."""
         cache = Path(sys.prefix, "share", "sparkml", "shipped")
+        self.wheel = build_wheel(cache)
         folder = self._upload_folder()
         if self.wanted.environment == "auto":
             packages = environment.distributions(self.wanted.packages)
             archive = cache / f"environment-{environment.key(packages)}.tar.gz"
-            if not archive.exists():
+            if send and not archive.exists():
                 _say(f"packing the Python environment ({len(packages)} packages), once until a version changes ...")
                 environment.pack(packages, archive)
-            self.archives.append(f"{environment.uploaded(archive, folder) if folder else archive}#environment")
+            self.archives.append(f"{self._sent(archive, folder, send)}#environment")
         elif self.wanted.environment != "none":
             self.archives.append(f"{self._found(self.wanted.environment)}#environment")
         if self.kind == "yarn" and not ({"spark.yarn.archive", "spark.yarn.jars"} & {*self.settings.spark.conf}):
             from pyspark import __version__ as version
 
             spark = cache / f"spark-{version}-jars.zip"
-            if not spark.exists():
+            if send and not spark.exists():
                 environment.pack_jars(spark)
-            self.spark_archive: str | None = environment.uploaded(spark, str(folder))
+            self.spark_archive: str | None = self._sent(spark, folder, send)
         else:
             self.spark_archive = None
         if self.needs_s3a():
@@ -131,9 +141,15 @@ class Plan:
         if self.kind == "standalone" and (hadoop := os.environ.get("HADOOP_CONF_DIR")):
             self.archives.append(f"{self._zipped(Path(hadoop), cache)}#hadoop-conf")
         if self.wanted.credentials:
-            self.files.append(f"{self.wanted.credentials.resolve()}#aws-credentials")
+            self.files.append(str(self.wanted.credentials.resolve()))
         if self.cluster_mode and Path(self.wanted.pipeline).is_file():
             self.files.append(str(Path(self.wanted.pipeline).resolve()))
+
+    @staticmethod
+    def _sent(file: Path, folder: str | None, send: bool) -> str:
+        if folder is None:
+            return str(file)
+        return environment.uploaded(file, folder) if send else f"{folder.rstrip('/')}/{file.name}"
 
     def _upload_folder(self) -> str | None:
         """Return where archives go; None where Spark's driver hands them out itself, as it can on a standalone cluster.
@@ -158,12 +174,11 @@ class Plan:
 
     @staticmethod
     def _zipped(folder: Path, cache: Path) -> Path:
-        cache.mkdir(parents=True, exist_ok=True)
-        target = cache / "hadoop-conf.zip"
-        with zipfile.ZipFile(target, "w") as archive:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
             for file in sorted(folder.glob("*.xml")):
                 archive.write(file, file.name)
-        return target
+        return _kept(packed.getvalue(), cache, "hadoop-conf.zip")
 
     # --- the command ---
 
@@ -176,7 +191,7 @@ class Plan:
             if given := os.environ.get(name):
                 found |= self._everywhere(name, given)
         if self.wanted.credentials:
-            found |= self._everywhere("AWS_SHARED_CREDENTIALS_FILE", "./aws-credentials")
+            found |= self._everywhere("AWS_SHARED_CREDENTIALS_FILE", f"./{self.wanted.credentials.name}")
         if self.kind == "yarn":
             found |= self._everywhere("HADOOP_CONF_DIR", "./__spark_conf__/__hadoop_conf__")
             if self.spark_archive:
@@ -184,6 +199,9 @@ class Plan:
         elif "HADOOP_CONF_DIR" in os.environ:
             found |= self._everywhere("HADOOP_CONF_DIR", "./hadoop-conf")
         if self.cluster_mode:
+            found |= {
+                f"spark.yarn.appMasterEnv.{name}": value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)
+            }
             found |= {
                 "spark.yarn.appMasterEnv.XDG_STATE_HOME": "./state",
                 "spark.yarn.appMasterEnv.SPARKML_PROGRAM": self._typed(),
@@ -228,6 +246,8 @@ class Plan:
             found.setdefault("PYSPARK_PYTHON", sys.executable)
         else:
             found["PYSPARK_PYTHON"] = _PYTHON
+        if self.wanted.credentials and not self.cluster_mode:
+            found["AWS_SHARED_CREDENTIALS_FILE"] = str(self.wanted.credentials.resolve())
         level = "info" if self.cluster_mode else "warn"
         quiet = f"-Dlog4j2.configurationFile={conf_dir() / 'spark' / 'log4j2.properties'} -Dsparkml.yarn.client={level}"
         found["SPARK_SUBMIT_OPTS"] = f"{quiet} {os.environ.get('SPARK_SUBMIT_OPTS', '')}".strip()
@@ -249,27 +269,51 @@ def properties_file(values: Mapping[str, str]) -> Iterator[int]:
     """Write the properties, with secrets resolved, to a file in memory and yield its descriptor; no disk ever holds them."""
     descriptor = os.memfd_create("spark.conf")
     try:
-        resolved = {key: resolve_reference(value).replace("\\", "\\\\") for key, value in values.items()}
-        os.write(descriptor, "".join(f"{key} {value}\n" for key, value in resolved.items()).encode())
+        os.write(descriptor, "".join(f"{key}={_escaped(resolve_reference(value))}\n" for key, value in values.items()).encode())
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def build_wheel(folder: Path) -> Path:
+def _escaped(value: str) -> str:
+    """Return a value as a file of Java's properties spells it."""
+    found = value.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"\\{found}" if found[:1].isspace() else found
+
+
+def build_wheel(cache: Path) -> Path:
     """Return the wheel of this checkout. Raises `ConfigError` when it cannot be built."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(f"the wheel was not built: {(done.stderr or done.stdout).strip().splitlines()[-1]}", hint="make dist")
-    return max(folder.glob("sparkml-*.whl"), key=lambda path: path.stat().st_mtime)
+    with tempfile.TemporaryDirectory() as folder:
+        build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, str(ROOT)]
+        done = subprocess.run(build, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ConfigError(
+                f"the wheel was not built: {(done.stderr or done.stdout).strip().splitlines()[-1]}", hint="make dist"
+            )
+        (wheel,) = Path(folder).glob("sparkml-*.whl")
+        return _kept(wheel.read_bytes(), cache, wheel.name)
+
+
+def _kept(content: bytes, cache: Path, name: str) -> Path:
+    """Return a file of this content in a folder of its own: applications that run still read those of earlier submissions."""
+    target = cache / hashlib.sha256(content).hexdigest()[:16] / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f"{name}.{uuid.uuid4().hex}")
+        scratch.touch(mode=0o600)
+        scratch.write_bytes(content)
+        scratch.replace(target)
+    return target
 
 
 def run(plan: Plan) -> int:
     """Submit, and return the exit code of ``spark-submit``."""
     with properties_file(plan.properties()) as descriptor:
         command = plan.command(f"/proc/self/fd/{descriptor}")
-        code = subprocess.run(command, env=plan.variables(), pass_fds=[descriptor], check=False).returncode
+        process = subprocess.Popen(command, env=plan.variables(), pass_fds=[descriptor])
+        while (code := process.poll()) is None:
+            with contextlib.suppress(KeyboardInterrupt):  # the driver has got it, too, and takes its time to end in order
+                process.wait()
     if code and plan.cluster_mode:
         where = f"--env {plan.wanted.env} --set store={plan.settings.store}"
         _say(f"it failed on the cluster; sparkml runs {where} says where and how to go on, yarn logs has the driver's output")

@@ -7,9 +7,11 @@ made once, uploaded once, and fetched once by each host that caches archives (YA
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
+import json
 import os
 import re
 import sys
@@ -53,6 +55,11 @@ def distributions(extra_packages: Sequence[str] = ()) -> dict[str, Distribution]
             distribution(name)
         except PackageNotFoundError:
             raise ConfigError(f"--package {name}: it is not installed here, so it cannot be shipped") from None
+        origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable") or not distribution(name).files:
+            raise ConfigError(
+                f"--package {name}: its files lie in a checkout, not in this environment", hint=f"pip install {name}"
+            )
         waiting.append((name, frozenset()))
     seen = set()
     while waiting:
@@ -76,7 +83,10 @@ def distributions(extra_packages: Sequence[str] = ()) -> dict[str, Distribution]
 
 def key(packages: dict[str, Distribution]) -> str:
     """Return the name of an environment: a hash of the interpreter and of all packages' versions."""
-    named = [sys.version, sysconfig.get_platform(), *(f"{name}=={item.version}" for name, item in packages.items())]
+    named = [sys.version, sysconfig.get_platform()]
+    for name, item in packages.items():  # a package of your own may change without a new version
+        listed = hashlib.sha256((item.read_text("RECORD") or "").encode()).hexdigest()
+        named.append(f"{name}=={item.version} {listed}")
     layout = Path(__file__).read_bytes()
     return hashlib.sha256("\n".join(named).encode() + layout).hexdigest()[:16]
 
@@ -152,6 +162,8 @@ def pack_jars(target: Path) -> None:
 def uploaded(file: Path, folder: str) -> str:
     """Return the URL of a file in a folder that the cluster's hosts reach; it is uploaded when it is not there yet.
 
+    What has the name got it by a rename, so it is whole. It is never replaced: YARN would refuse it to applications that run.
+
     Raises
     ------
     StorageError
@@ -160,11 +172,16 @@ def uploaded(file: Path, folder: str) -> str:
     url = f"{folder.rstrip('/')}/{file.name}"
     try:
         fs, path = opened(url)
-        if not (fs.exists(path) and fs.size(path) == file.stat().st_size):
+        if not fs.exists(path):
             fs.makedirs(fs._parent(path), exist_ok=True)
             scratch = f"{path}.{uuid.uuid4().hex}"
-            fs.put_file(str(file), scratch)
-            fs.mv(scratch, path)
+            try:
+                fs.put_file(str(file), scratch)
+                with contextlib.suppress(FileExistsError):  # somebody else's came first
+                    fs.mv(scratch, path)
+            finally:
+                if fs.exists(scratch):
+                    fs.rm_file(scratch)
     except (OSError, ValueError, ImportError) as error:
         raise StorageError(f"{url} cannot be written: {error}", hint="say where to with --upload-to URL") from error
     return url

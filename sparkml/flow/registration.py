@@ -145,6 +145,8 @@ class Registration:
 
     def finished(self, good: Artifact, trained: list[Trained]) -> set[str]:
         """Return the stages from register on that a date is done with."""
+        if self.engine.selection.force:
+            return set()
         try:
             registered = self._recorded(self._winner(trained)[0]) is not None
         except GateError:  # a run says so again
@@ -199,13 +201,27 @@ class Registration:
         )
 
     def _point_aliases(self, known: ModelVersion) -> None:
-        """Do what a run that was killed after publishing the version did not come to: point its alias."""
-        if any(move["version"] == known.version for move in self.registry.alias_history(self.name)):
+        """Do what a run that was killed after publishing the version did not come to: point its alias.
+
+        If another run's model has become champion since, this one was never compared with it, and is a challenger.
+        """
+        if self._was_pointed_at(known):
             return
-        decision, when, run_id = known.manifest.extra["decision"], now(), self.engine.run.run_id
-        self.registry.set_alias(
-            self.name, decision["outcome"], known.version, run_id=run_id, when=when, reason=decision["reason"]
-        )
+        with self._alone():
+            if self._was_pointed_at(known):
+                return
+            alias, reason = known.manifest.extra["decision"]["outcome"], known.manifest.extra["decision"]["reason"]
+            champion = self.registry.aliases(self.name).get("champion", 0)
+            if alias == "champion" and champion > known.version:
+                alias, reason = (
+                    "challenger",
+                    f"{self.name}@{champion} became champion before this version's run was taken up again",
+                )
+            when, run_id = now(), self.engine.run.run_id
+            self.registry.set_alias(self.name, alias, known.version, run_id=run_id, when=when, reason=reason)
+
+    def _was_pointed_at(self, version: ModelVersion) -> bool:
+        return any(move["version"] == version.version for move in self.registry.alias_history(self.name))
 
     def champion(self, alias: str = "champion") -> ModelVersion:
         """Return the version an alias of this pipeline's model points to."""
@@ -279,7 +295,8 @@ class Registration:
             shape=list(report.shape),
             feature_names=list(report.feature_names),
             trainer=dumped["train"]["candidates"][winner.name],
-            source=self.engine.run.settings["source"],  # a {date} in it is filled in anew when files are scored
+            # with today's defaults; a {date} in what was set is filled in anew when files are scored
+            source={**dumped["source"], **self.engine.run.settings["source"]},
             contract=dumped["contract"],
             target=dumped["target"],
             split=dumped["split"],

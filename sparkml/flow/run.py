@@ -86,7 +86,7 @@ def run_pipeline(
         try:
             record.result = _stages(engine, settings)
             record.status, record.ended = "done", now()
-            if selection.reached("report") and not (day and idle(record) and selection.first != "report"):
+            if selection.reached("report") and not (day and idle(record) and selection.first != "report" and resume is None):
                 record.report = write_report(engine, settings, layered)
             save_run(store, record)
         except BaseException as error:

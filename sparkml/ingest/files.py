@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from sparkml.errors import ConfigError, DataError, NoInputError
 from sparkml.storage import opened
+from sparkml.storage.explain import explained
 
 _AT_ONCE = 16  # other hosts take their time for each file
 _WORTH_LISTING = 8  # files of one folder: from here on its listing is asked for instead of each
@@ -33,23 +34,29 @@ def expand(paths: Sequence[str]) -> list[str]:
     """Return the files that paths, folders and globs mean, sorted. Raises `NoInputError` for what is missing or empty."""
     found: list[str] = []
     for path in (item if "://" in item else os.path.realpath(item) for item in paths):
-        fs, inside = _opened(path)
-        fs.invalidate_cache()  # s3fs remembers listings: a file that came since would not be seen
-        prefix = path[: len(path) - len(inside)] if "://" in path else ""
-        if any(sign in inside for sign in "*?["):
-            matched = [str(name) for name, info in fs.glob(inside, detail=True).items() if info["type"] != "directory"]
-        elif fs.isdir(inside):
-            matched = [str(name) for name in fs.find(inside)]
-        else:
-            matched = [inside] if fs.exists(inside) else []
-        matched = [name for name in matched if not name.rpartition("/")[2].startswith(("_", "."))]
-        if not matched:
-            raise NoInputError(
-                f"no input: {path} {'matches no file' if fs.exists(inside) or '*' in inside else 'does not exist'}",
-                hint="check source.path, or give --data PATH",
-            )
-        found += [f"{prefix}{name}" if prefix and not name.startswith(prefix) else name for name in matched]
+        with explained("list", path):
+            found += _expand_one(path)
     return sorted(dict.fromkeys(found))
+
+
+def _expand_one(path: str) -> list[str]:
+    fs, inside = _opened(path)
+    fs.invalidate_cache()  # s3fs remembers listings: a file that came since would not be seen
+    prefix = path[: len(path) - len(inside)] if "://" in path else ""
+    if any(sign in inside for sign in "*?["):
+        matched = [str(name) for name, info in fs.glob(inside, detail=True).items() if info["type"] != "directory"]
+    elif fs.isdir(inside):
+        # a local folder that cannot be listed would be left out
+        matched = [str(name) for name in (fs.find(inside) if "://" in path else fs.find(inside, on_error="raise"))]
+    else:
+        matched = [inside] if fs.exists(inside) else []
+    matched = [name for name in matched if not name.rpartition("/")[2].startswith(("_", "."))]
+    if not matched:
+        raise NoInputError(
+            f"no input: {path} {'matches no file' if fs.exists(inside) or '*' in inside else 'does not exist'}",
+            hint="check source.path, or give --data PATH",
+        )
+    return [f"{prefix}{name}" if prefix and not name.startswith(prefix) else name for name in matched]
 
 
 def scan(paths: Sequence[str], known: Mapping[str, InputFile]) -> list[InputFile]:
@@ -76,7 +83,8 @@ def _listing(folder: str) -> dict[str, Mapping[str, Any]]:
     """
     fs, inside = opened(folder)
     try:
-        return {str(info["name"]): info for info in fs.ls(inside, detail=True)}
+        # of a link a listing tells the link's own time
+        return {str(info["name"]): info for info in fs.ls(inside, detail=True) if not info.get("islink")}
     except OSError:  # whatever it is will show at the files
         return {}
 

@@ -159,6 +159,7 @@ def restart_run(record: RunRecord) -> RunRecord:
             "error": "",
             "exit_code": 0,
             "stages": [],
+            "report": "",
             "versions": versions(),
             "attempts": record.attempts + 1,
             **_process(),

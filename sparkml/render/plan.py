@@ -226,6 +226,9 @@ def _check_store(store: str, conf: Mapping[str, str], layered: Layered) -> None:
 
 def _check_gangs(settings: Settings, conf: Mapping[str, str]) -> None:
     """A gang's ranks run all at once or not at all: what cannot be placed is better told now than by a run that waits."""
+    for key in ("spark.task.cpus", "spark.executor.instances", "spark.executor.cores", "spark.driver.cores"):
+        if not conf.get(key, "1").strip().isdecimal():
+            raise ConfigError(f"{key} = {conf[key]!r}: a whole number was expected")
     dynamic = conf.get("spark.dynamicAllocation.enabled", "false").strip().lower() == "true"
     usual = int(conf.get("spark.task.cpus", "1"))
     instances, cores = int(conf.get("spark.executor.instances", "2")), int(conf.get("spark.executor.cores", "1"))

@@ -80,11 +80,11 @@ class Copies:
 
     def _copy(self, group: RowGroup) -> str | None:
         """Return the path of a row group's copy, made now or before; None where there can be none."""
-        entry = self._files.get(group.path)
-        if not self._folders or entry is None:
+        entry, folders = self._files.get(group.path), self._folders
+        if not folders or entry is None:
             return None
         name = f"{entry.sha256[:32]}-{self._mark}-{group.index}"
-        folder = self._folders[int(entry.sha256[:8], 16) % len(self._folders)] + "/sparkml-shards"
+        folder = folders[int(entry.sha256[:8], 16) % len(folders)] + "/sparkml-shards"
         path = f"{folder}/{name}.parquet"
         if os.path.exists(path):
             return path

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sparkml.errors import BusyError, StorageError
@@ -51,7 +51,7 @@ def lease(store: Store, path: str, holder: Mapping[str, Any], *, what: str) -> I
         yield
     finally:
         done.set()
-        thread.join(BEAT_SECONDS)
+        thread.join()  # a beat that is being tried again must not bring the lease back
         if _token(store, path) == token:  # else it was taken over, and is another's
             store.remove(path)
 
@@ -85,7 +85,10 @@ def _renewed(store: Store, path: str, held: Mapping[str, Any]) -> bool:
         try:
             now = store.read_json(path)
         except StorageError:
-            return False  # released, or taken over and released
+            with suppress(StorageError):
+                if not store.exists(path):
+                    return False  # released, or taken over and released
+            continue
         if (now.get("token"), now.get("beat")) != (held.get("token"), held.get("beat")):
             return True
     return False
@@ -119,4 +122,4 @@ def _token(store: Store, path: str) -> str | None:
 def _held(held: Mapping[str, Any]) -> bool:
     if held.get("host") == socket.gethostname():
         return owner_alive(held)
-    return time.time() - float(held.get("beat", 0)) < STALE_SECONDS
+    return abs(time.time() - float(held.get("beat", 0))) < STALE_SECONDS  # of a clock that is wrong in either direction

@@ -308,6 +308,8 @@ class Store:
                 return self.backend.rename_folder(self.at(staging.path), self.at(target))
             if self.exists(f"{target}/{MANIFEST}"):
                 return False
+            if self.files(target):  # of a publish that was killed; readers of a table list its folder
+                self.remove(target)
             self._copy_staged(staging, target, manifest.files)
             return self.backend.create_exclusive(self.at(f"{target}/{MANIFEST}"), body)
 

@@ -16,7 +16,6 @@ import http.client
 import io
 import json
 import lzma
-import os
 import threading
 import urllib.request
 import zipfile
@@ -43,7 +42,9 @@ FILES = {
     "edit logs of the NameNode": "nn",  # names of files; a secret in a path would be here
 }
 MUST_HOLD = {"yarn": ("container logs", "launch scripts and localized files"), "standalone": ("standalone workers",)}
-# packages that travel, the same for every run; and Spark's settings on their way to a driver, for the user alone to read
+
+# packages that travel, the same for every run; and Spark's settings on their way to a driver: YARN's client puts them, with
+# secrets, into the user's staging folder and the containers' folders, for nobody else to read
 _SHIPPED = ("/environment-", "-jars.zip", "/__spark_conf__")
 _PAGES = ("environment", "executors", "jobs", "stages", "SQL", "storage")
 _UNPACKED_BYTES = 1 << 30
@@ -109,6 +110,8 @@ class Watch:
         for url in self._stores:
             self._store(url)
         self._history()
+        if self._service == "yarn":
+            self._resource_manager()
         must = [*MUST_HOLD[self._service], "argv", "Spark's web pages", "history server", *self._stores]
         empty = [place for place in must if not self._looked.get(place)]
         assert not empty, f"nothing was there to look at: {', '.join(empty)}; looked at {self._looked}"
@@ -144,9 +147,8 @@ class Watch:
         base = f"http://{daemon.HOST}:{self._cluster.state()['ports']['rm-http']}/ws/v1/cluster"
         for path in ("apps", "scheduler"):
             self._url("ResourceManager", f"{base}/{path}")
-        for app in _json(f"{base}/apps").get("apps") or {}:
-            if isinstance(app, dict):
-                self._url("ResourceManager", f"{base}/apps/{app['id']}/appattempts")
+        for app in (_json(f"{base}/apps").get("apps") or {}).get("app") or []:
+            self._url("ResourceManager", f"{base}/apps/{app['id']}/appattempts")
 
     def _pages(self, place: str, base: str) -> None:
         for page in _PAGES:
@@ -251,15 +253,6 @@ def ui_ports(mark: str) -> list[int]:
             continue
         found += [port for port in listening if drives and _json(f"http://{daemon.HOST}:{port}/api/v1/version")]
     return found
-
-
-def environments(mark: str, names: Sequence[str] = ()) -> dict[int, set[str]]:
-    """Return which of these variables stand in the environment of which process of the cluster's jobs: for a look by eye."""
-    return {
-        process.pid: {name for name in process.environ() if name in names}
-        for process in daemon.marked(mark)
-        if process.pid != os.getpid()
-    }
 
 
 def _json(url: str) -> Any:

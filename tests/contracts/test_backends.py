@@ -63,6 +63,14 @@ def publish(store: Store, target: str, files: dict[str, bytes], **extra: object)
         return store.publish(staging, target, kind="table", fingerprint="f", extra=extra)[1]
 
 
+def test_what_a_killed_publish_left_is_in_no_artifact(store: Store) -> None:
+    """Where there is no rename files are copied one by one, and readers of a table list its folder."""
+    store.replace("datasets/a/rows/part-of-the-killed.bin", b"9")
+    assert publish(store, "datasets/a", {"rows/part.bin": b"12345"})
+    assert {path for path in store.files("datasets/a") if "MANIFEST" not in path} == {"rows/part.bin"}
+    store.verify("datasets/a")
+
+
 def test_publish_then_read_verify_and_list(store: Store) -> None:
     assert publish(store, "datasets/a", {"x.bin": b"12345", "deep/y.bin": b"6", "_SUCCESS": b""}, rows=6)
     manifest = store.verify("datasets/a")

@@ -93,7 +93,9 @@ def test_every_place_is_looked_at_and_an_empty_one_is_an_error(tmp_path: Path, h
     (launched / "launch_container.sh").write_text(f"export KEY='{SECRET}'\n")
     (store / "runs" / "run.json").write_bytes(gzip.compress(SECRET.encode()))
     (tmp_path / "planted" / "key").write_text(SECRET)
-    (folder / "state.json").write_text(json.dumps({"mark": "none-such", "ports": {"history": history}, "services": []}))
+    (folder / "state.json").write_text(
+        json.dumps({"mark": "none-such", "ports": {"history": history, "rm-http": 1}, "services": []})
+    )
     with Watch(
         Cluster(folder),
         {"KEY": SECRET},

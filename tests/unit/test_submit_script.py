@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -68,19 +69,19 @@ def test_secrets_are_in_memory_for_as_long_as_it_takes(tmp_path: Path) -> None:
     secret, credentials = tmp_path / "secret", tmp_path / "credentials"
     for file in (secret, credentials):
         file.touch(mode=0o600)
-    secret.write_text("c4n4ry\\with-a-backslash\n")
+    secret.write_text("=c4n4ry\\with-a-backslash\n")
     made = plan(
         "--set", "spark.master=spark://h:7077", "--set", "store=s3a://b/s",
         env="standalone", secret_file=secret, credentials=credentials,
     )  # fmt: skip
     values = made.properties()
     assert "c4n4ry" not in str([*made.command("P"), values, made.variables()])
-    assert values["spark.executorEnv.AWS_SHARED_CREDENTIALS_FILE"] == "./aws-credentials"
+    assert values["spark.executorEnv.AWS_SHARED_CREDENTIALS_FILE"] == "./credentials"
     with properties_file(values) as descriptor:
         given = subprocess.run(
             ["cat", f"/proc/self/fd/{descriptor}"], pass_fds=[descriptor], capture_output=True, text=True, check=True
         )
-        assert "spark.authenticate.secret c4n4ry\\\\with-a-backslash\n" in given.stdout  # Java unescapes it
+        assert "spark.authenticate.secret==c4n4ry\\\\with-a-backslash\n" in given.stdout  # Java unescapes it
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
 
@@ -93,7 +94,6 @@ def test_secrets_are_in_memory_for_as_long_as_it_takes(tmp_path: Path) -> None:
         (["--set", "store=.sparkml"], {}, "is on this host"),
         (["--set", "spark.master=spark://h:1"], {"env": "standalone", "deploy_mode": "cluster"}, "Spark has none"),
         ([], {"secret_file": Path("missing")}, "--secret-file missing: no such file"),
-        ([], {"credentials": ROOT / "README.md"}, "others may read it"),
         ([], {"conf": ["spark.executor.cores"]}, "is not of the form key.path=value"),
         ([], {"env": "yarm"}, "did you mean 'yarn'"),
         ([], {"conf": ["spark.authenticate.secret=plain"]}, "a secret stands in the settings"),
@@ -104,12 +104,42 @@ def test_wrong_input_is_refused_before_anything_is_packed(words: list[str], opti
         plan(*words, **options)  # type: ignore[arg-type]
 
 
+def test_credentials_that_others_may_read_are_refused(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "credentials"
+    open_to_all.touch()
+    open_to_all.chmod(0o644)
+    with pytest.raises(ConfigError, match="others may read it"):
+        plan(credentials=open_to_all)
+
+
 def test_the_command_line_ends_with_its_exit_code() -> None:
     done = subprocess.run(
         [str(ROOT / "scripts" / "submit"), "digits", "--env", "yarn", "--set", "store=x"],
         capture_output=True, text=True, check=False, env={**os.environ},
     )  # fmt: skip
     assert done.returncode == 2 and "the store 'x' is on this host" in done.stderr
+
+
+def test_a_package_that_lies_in_a_checkout_cannot_be_shipped() -> None:
+    with pytest.raises(ConfigError, match="its files lie in a checkout"):
+        environment.distributions(["sparkml"])
+
+
+def test_variables_of_settings_reach_a_driver_on_the_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARKML__STORE", "hdfs:///team")
+    made = plan(deploy_mode="cluster")
+    assert made.settings.store == "hdfs:///team"
+    assert made.properties()["spark.yarn.appMasterEnv.SPARKML__STORE"] == "hdfs:///team"
+    monkeypatch.setenv("SPARKML_CONF_DIR", str(shutil.copytree(ROOT / "conf", tmp_path / "conf")))
+    with pytest.raises(ConfigError, match="the driver gets the settings of"):
+        plan(deploy_mode="cluster")
+
+
+def test_what_applications_still_read_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = command._kept(b"1", tmp_path, "a.zip")
+    second = command._kept(b"2", tmp_path, "a.zip")
+    assert (first.read_bytes(), second.read_bytes(), first.name) == (b"1", b"2", second.name)
+    assert command._kept(b"1", tmp_path, "a.zip") == first and first.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_shipped_is_what_the_package_requires_and_not_what_tests_do() -> None:
@@ -145,6 +175,8 @@ def test_a_file_is_uploaded_once(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"1")
     url = environment.uploaded(tmp_path / "a.zip", f"file://{tmp_path}/there")
     made = (tmp_path / "there" / "a.zip").stat()
+    assert environment.uploaded(tmp_path / "a.zip", f"file://{tmp_path}/there") == url
+    (tmp_path / "a.zip").write_bytes(b"packed anew, with other times in it")
     assert environment.uploaded(tmp_path / "a.zip", f"file://{tmp_path}/there") == url
     assert (tmp_path / "there" / "a.zip").stat().st_mtime_ns == made.st_mtime_ns
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["a.zip"]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import uuid
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,22 @@ class S3a(Backend):
             conf |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
         if found := jars():
             conf |= {"spark.jars": ",".join(map(str, found)), **committer_conf()}
+        elif _among_sparks_own():
+            conf |= committer_conf()
         return conf
 
 
 def jars() -> list[Path]:
     """Return the jars that ``scripts/s3a-jars`` fetched; none where the cluster brings its own."""
     return sorted(Path(sys.prefix, "share", "sparkml", "s3a-jars").glob("*.jar"))
+
+
+def _among_sparks_own() -> bool:
+    """Whether Spark brings the committers' classes itself, as in our image."""
+    spark = find_spec("pyspark")
+    return any(
+        list(Path(at, "jars").glob("spark-hadoop-cloud*.jar")) for at in (spark and spark.submodule_search_locations) or ()
+    )
 
 
 def committer_conf() -> dict[str, str]:
