@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_a_file_is_written_through_the_death_of_a_datanode_and_the_restart_of_th
     """The NameNode comes back in safe mode, does not know yet which DataNode is dead, and names it for blocks."""
     content = os.urandom(24 << 20)
     before = retries.taken()
-    with hdfs.open("file", "wb") as file:
+    with ThreadPoolExecutor(1) as pool, hdfs.open("file", "wb") as file:
         file.write(content[: 8 << 20])
         holder = next(
             path.relative_to(cluster.folder).parts[0] for path in cluster.folder.glob("dn*/current/BP-*/current/rbw/blk_*")
@@ -48,8 +48,10 @@ def test_a_file_is_written_through_the_death_of_a_datanode_and_the_restart_of_th
         cluster.signal(f"datanode{holder.removeprefix('dn')}")
         file.write(content[8 << 20 : 16 << 20])
         cluster.signal("namenode")
-        threading.Timer(1.0, cluster.start, ["namenode"]).start()
-        file.write(content[16 << 20 :])
+        closing = pool.submit(lambda: (file.write(content[16 << 20 :]), file.close()))
+        time.sleep(1.0)
+        cluster.start("namenode")  # in this thread: it ends with the one that starts it
+        closing.result()
     assert hdfs.read("file") == content
     for number in range(4):  # of two of three DataNodes that the NameNode picks one is dead, for 20 s
         hdfs.replace("small", b"%d" % number)
