@@ -257,7 +257,7 @@ def rank_stopped(site: Site) -> Seen:
     there[site.turn % len(there)].send_signal(signal.SIGSTOP)
     time.sleep(_STOPPED_SECONDS)
     there[site.turn % len(there)].send_signal(signal.SIGCONT)
-    return outcome(site, run, at, r"waits|stall|straggler|stopped", reference, words)
+    return outcome(site, run, at, r"stall|straggler|stopped", reference, words)
 
 
 def speculation(site: Site) -> Seen:
@@ -385,7 +385,7 @@ def network_cut(site: Site) -> Seen:
             subprocess.run(["ip", "link", "set", cable, "down"], check=True)
             time.sleep(_CUT_SECONDS)
             subprocess.run(["ip", "link", "set", cable, "up"], check=True)
-            pattern = r"lost|stall|starts again|waits|failed"
+            pattern = r"lost|stall|starts again|failed"
             seen = outcome(local, run, at, pattern, reference, words, prefix, SPARK_LOCAL_IP=address)
             local.check()
             return seen
