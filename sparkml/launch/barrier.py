@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EXECUTORS_SECONDS = 60.0  # executors of a fresh application may still be on their way
+_ARRIVING_SECONDS = 600.0  # ... and the first time a host unpacks a packed environment, that takes minutes
 _RECOVER_SECONDS = 20.0  # how long a gang that may start smaller waits for the slots that it would rather have
 _ENCRYPTION = (
     "spark.network.crypto.enabled",
@@ -229,7 +230,8 @@ def preflight(spark: SparkSession, size: int, profile: ResourceProfile | None = 
             hint="run with --conf spark.dynamicAllocation.enabled=false and a fixed spark.executor.instances",
         )
     _refuse_encryption(spark)
-    found = _wait_for_slots(spark, size, _EXECUTORS_SECONDS, profile)
+    late = not _one_machine(spark) and slots(spark, profile) < size and _arriving(spark)
+    found = _wait_for_slots(spark, size, _ARRIVING_SECONDS if late else _EXECUTORS_SECONDS, profile)
     if found < size:
         per_slot = f"cores / spark.task.cpus = {context.getConf().get('spark.task.cpus', '1')}"
         if profile is not None:
@@ -259,6 +261,15 @@ def _is_on(conf: SparkConf, name: str) -> bool:
 def _one_machine(spark: SparkSession) -> bool:
     master = str(spark.sparkContext.master)
     return master.startswith("local") and not master.startswith("local-cluster")
+
+
+def _arriving(spark: SparkSession) -> bool:
+    """Whether fewer executors are there than the application asked for."""
+    context: Any = spark.sparkContext
+    there = context._jsc.sc().getExecutorMemoryStatus().size() - 1  # the driver is counted, too
+    if missing := max(0, int(context.getConf().get("spark.executor.instances", "0")) - there):
+        log.warning("the gang waits for %d more executors, for up to %.0f s", missing, _ARRIVING_SECONDS)
+    return missing > 0
 
 
 def _wait_for_slots(spark: SparkSession, size: int, seconds: float, profile: ResourceProfile | None) -> int:
