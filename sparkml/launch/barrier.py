@@ -266,7 +266,7 @@ def _one_machine(spark: SparkSession) -> bool:
 def _arriving(spark: SparkSession) -> bool:
     """Whether fewer executors are there than the application asked for."""
     context: Any = spark.sparkContext
-    there = context._jsc.sc().getExecutorMemoryStatus().size() - 1  # the driver is counted, too
+    there = int(context._jsc.sc().getExecutorMemoryStatus().size()) - 1  # the driver is counted, too
     if missing := max(0, int(context.getConf().get("spark.executor.instances", "0")) - there):
         log.warning("the gang waits for %d more executors, for up to %.0f s", missing, _ARRIVING_SECONDS)
     return missing > 0
