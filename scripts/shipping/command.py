@@ -241,7 +241,12 @@ class Plan:
 
     def variables(self) -> dict[str, str]:
         """Return the environment of ``spark-submit``: in client mode the driver runs in this very environment."""
-        found = {**os.environ, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARKML_PROGRAM": self._typed()}
+        found = {**os.environ, "SPARKML_PROGRAM": self._typed()}
+        if self.cluster_mode:  # YARN would hand this host's Python and its paths to a driver elsewhere
+            found.pop("PYSPARK_DRIVER_PYTHON", None)
+            found.pop("PYTHONPATH", None)
+        else:
+            found["PYSPARK_DRIVER_PYTHON"] = sys.executable
         if self.wanted.environment == "none":
             found.setdefault("PYSPARK_PYTHON", sys.executable)
         else:

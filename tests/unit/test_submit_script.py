@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -63,6 +64,14 @@ def test_executors_find_their_python_and_hadoop_and_so_does_a_driver_on_the_clus
     for name in ("PYSPARK_PYTHON", "AWS_REGION", "HADOOP_CONF_DIR"):
         assert found[f"spark.yarn.appMasterEnv.{name}"] == found[f"spark.executorEnv.{name}"]
     assert found["spark.yarn.appMasterEnv.SPARKML_PROGRAM"] == "scripts/submit --deploy-mode cluster"
+
+
+def test_a_driver_on_the_cluster_gets_nothing_of_this_host_s_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    assert plan().variables()["PYSPARK_DRIVER_PYTHON"] == sys.executable
+    sent = plan(deploy_mode="cluster").variables()
+    assert {"PYSPARK_DRIVER_PYTHON", "PYTHONPATH"} & sent.keys() == set()
+    assert sent["PYSPARK_PYTHON"] == "./environment/bin/python"
 
 
 def test_secrets_are_in_memory_for_as_long_as_it_takes(tmp_path: Path) -> None:
