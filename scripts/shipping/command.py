@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from scripts.shipping import environment
@@ -241,7 +242,12 @@ class Plan:
 
     def variables(self) -> dict[str, str]:
         """Return the environment of ``spark-submit``: in client mode the driver runs in this very environment."""
-        found = {**os.environ, "SPARKML_PROGRAM": self._typed()}
+        spark = Path(str(find_spec("pyspark").submodule_search_locations[0]))  # type: ignore[union-attr,index]
+        found = {
+            **os.environ,
+            "SPARKML_PROGRAM": self._typed(),
+            "SPARK_HOME": str(spark),
+        }  # else spark-submit asks the shipped Python
         if self.cluster_mode:  # YARN would hand this host's Python and its paths to a driver elsewhere
             found.pop("PYSPARK_DRIVER_PYTHON", None)
             found.pop("PYTHONPATH", None)
