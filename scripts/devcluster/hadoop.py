@@ -15,6 +15,7 @@ from scripts.devcluster.daemon import HOST, Daemon, listens
 
 DATANODES, NODEMANAGERS, REPLICATION = 3, 2, 2
 NODE_MB, NODE_CORES = 6144, 4
+URGENT = "urgent"  # a queue of YARN with a right to most of it: what runs in the default one is preempted for it
 # small, and quick to start: these JVMs live for minutes and do little
 JAVA = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k", "-XX:ReservedCodeCacheSize=64m", "-XX:CICompilerCount=1"]
 _OPEN = ["--add-opens=java.base/java.lang=ALL-UNNAMED"]
@@ -46,7 +47,10 @@ class Hadoop:
         self._site(self.conf, "hdfs", self._hdfs())
         self._site(self.conf, "yarn", self._yarn(mark_variable))
         queue = "yarn.scheduler.capacity.root"
-        capacity = {f"{queue}.queues": "default", f"{queue}.default.capacity": "100"}
+        capacity = {f"{queue}.queues": f"default,{URGENT}"}
+        for name, share in (("default", 20), (URGENT, 80)):  # either may take everything while the other asks for nothing
+            mine = {"capacity": share, "maximum-capacity": 100, "user-limit-factor": 10}
+            capacity |= {f"{queue}.{name}.{key}": str(value) for key, value in mine.items()}
         capacity["yarn.scheduler.capacity.maximum-am-resource-percent"] = "0.9"
         # otherwise only memory counts, and a two-core container is given one
         by = "org.apache.hadoop.yarn.util.resource.DominantResourceCalculator"
@@ -112,6 +116,11 @@ class Hadoop:
             "yarn.nm.liveness-monitor.expiry-interval-ms": "20000",
             "yarn.nodemanager.heartbeat.interval-ms": "500",
             "yarn.resourcemanager.nodemanagers.heartbeat-interval-ms": "500",
+            "yarn.resourcemanager.scheduler.monitor.enable": "true",  # preemption, within seconds: by default it takes its time
+            "yarn.resourcemanager.monitor.capacity.preemption.monitoring_interval": "500",
+            "yarn.resourcemanager.monitor.capacity.preemption.max_wait_before_kill": "2000",
+            "yarn.resourcemanager.monitor.capacity.preemption.total_preemption_per_round": "1.0",
+            "yarn.resourcemanager.monitor.capacity.preemption.natural_termination_factor": "1.0",
         }
 
     def _copy(self, name: str, kind: str, values: Mapping[str, str]) -> None:

@@ -28,6 +28,7 @@ from drill import ROOT, FaultError, SkipError
 
 sys.path.insert(0, str(ROOT))
 
+import network_faults
 import spark_faults
 import storage_faults
 from injection import Seen, Site
@@ -55,7 +56,9 @@ KINDS = (
     Kind(("hdfs",), "{SPARKML_HDFS}/faults", storage_faults.HDFS),
     Kind(("s3",), f"s3a://{BUCKET}/faults", storage_faults.S3),
     Kind(("hdfs", "standalone"), "{SPARKML_HDFS}/faults", spark_faults.STANDALONE),
-    Kind(("hdfs",), "{SPARKML_HDFS}/faults", spark_faults.LOCAL),
+    Kind(("hdfs", "yarn"), "{SPARKML_HDFS}/faults", spark_faults.YARN),
+    Kind(("hdfs",), "{SPARKML_HDFS}/faults", {**spark_faults.LOCAL, **network_faults.NETWORK}),
+    Kind(("s3",), f"s3a://{BUCKET}/faults", spark_faults.LOCAL_S3),
 )
 FAULTS = {name: (kind, text, fault) for kind in KINDS for name, (text, fault) in kind.faults.items()}
 

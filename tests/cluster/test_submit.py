@@ -1,9 +1,10 @@
-"""`scripts/submit` on a real standalone cluster with S3: gangs run, secrets stay, artifacts are whole."""
+"""`scripts/submit` on a real YARN with HDFS and a real standalone cluster with S3: gangs run, secrets stay, files are whole."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,38 @@ def record(store: str) -> RunRecord:
 def logs(cluster: Cluster) -> Iterator[str]:
     for path in sorted([*cluster.folder.glob("nm*/logs/*/*/std*"), *cluster.folder.glob("worker*/*/*/std*")]):
         yield f"--- {path}\n{path.read_text(errors='replace')[-3000:]}"
+
+
+@pytest.mark.timeout(1200)
+def test_yarn_runs_driver_and_ranks_from_the_packed_environment(
+    everything: Cluster, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """In cluster mode, all on HDFS below its default file system; nothing that the containers run comes from this checkout."""
+    hdfs = variables["SPARKML_HDFS"]
+    file = pipeline(tmp_path, f"{hdfs}/data")
+    words = [str(file), "--env", "yarn", "--deploy-mode", "cluster", "--set", "store=hdfs:///yarn"]
+    events = ["--conf", "spark.eventLog.enabled=true", "--conf", f"spark.eventLog.dir={hdfs}/spark-events"]
+    watch = Watch(
+        everything,
+        {"the cluster's": CANARY},
+        service="yarn",
+        stores=[f"{hdfs}/yarn", f"{hdfs}/spark-events"],
+        allowed=[everything.folder / "nn"],  # what HDFS keeps is read as HDFS gives it
+    )
+    with watch:
+        done = submit(*words, *events, "--conf", "spark.hadoop.vendor.api_key=${env:CANARY}")
+    assert done.returncode == 0, done.stderr[-3000:] + "\n".join(logs(everything))
+    run = record(f"{hdfs}/yarn")
+    assert (run.status, run.result["version"]) == ("done", "tiny@1")
+    assert {stage.status for stage in run.stages} == {"ran"}, "\n".join(logs(everything))
+    assert run.resume.startswith("scripts/submit --deploy-mode cluster tiny.yaml --env yarn")
+    spark = Store(f"{hdfs}/yarn").read(f"runs/{run.run_id}/logs/spark.log").decode()
+    assert str(ROOT / ".venv" / "lib") not in spark
+    port = everything.state()["ports"]["nn-http"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/fsck?path=/yarn&ugi=root") as answer:
+        report = str(answer.read(), "utf-8")
+    assert "is HEALTHY" in report and "Under-replicated blocks:\t0" in report.replace(" (0.0 %)", ""), report
+    assert watch.found() == []
 
 
 @pytest.mark.timeout(1200)
