@@ -146,9 +146,10 @@ def driver_killed_in_every_stage(site: Site) -> Seen:
 _YARN = {"spark.yarn.jars": f"local:{Path(pyspark.__file__).parent}/jars/*"}  # every container is on this host
 _TENANT_SECONDS = 15
 _TENANT = """
-import sys, time
+import pathlib, sys, time
 from pyspark.sql import SparkSession
-sys.stdin.readline()  # the JVM is up: from here on it takes a moment
+while not pathlib.Path(sys.argv[2]).exists():  # the JVM is up: from here on it takes a moment
+    time.sleep(0.1)
 session = SparkSession.builder.getOrCreate()
 while session.sparkContext._jsc.sc().getExecutorMemoryStatus().size() < 2:
     time.sleep(0.2)
@@ -157,19 +158,23 @@ session.stop()
 """
 
 
-def tenant(site: Site) -> subprocess.Popen[str]:
-    """Start an application of YARN's other queue, which waits for a line on stdin before it asks for its containers."""
+def tenant(site: Site) -> subprocess.Popen[bytes]:
+    """Start an application of YARN's other queue, which waits for a file, `go`, before it asks for its containers."""
     conf = {"spark.yarn.queue": URGENT, "spark.executor.instances": "1", "spark.executor.memory": "4g", **_YARN}
     conf |= {"spark.master": "yarn", "spark.ui.enabled": "false"}
     words = [word for key, value in conf.items() for word in ("--conf", f"{key}={value}")]
     script = site.folder / "tenant.py"
     script.write_text(_TENANT)
     env = {**os.environ, "SPARKML_DEVCLUSTER": site.cluster.state()["mark"], "PYSPARK_PYTHON": sys.executable}
-    command = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), *words, str(script), str(_TENANT_SECONDS)]
+    command = [
+        str(Path(pyspark.__file__).parent / "bin" / "spark-submit"),
+        *words,
+        str(script),
+        str(_TENANT_SECONDS),
+        str(site.folder / "go"),
+    ]
     with (site.folder / "tenant.log").open("wb") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, text=True, start_new_session=True
-        )
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
 
 
 def preempted(site: Site) -> Seen:
@@ -183,7 +188,7 @@ def preempted(site: Site) -> Seen:
         run.until(("train.forest ...", "train.net epoch 1/", "train.net epoch 12/")[site.turn % 3])
         before = {process.pid for process in executors(site)}
         at = time.time()
-        print(file=other.stdin, flush=True)
+        (site.folder / "go").touch()
         if not wait_for(lambda: any(not psutil.pid_exists(pid) for pid in before), 120, lambda: run.process.poll() is not None):
             raise FaultError("YARN preempted nothing")
         if run.process.poll() is not None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from sparkml.config import load_layers, validate
-from sparkml.errors import ConfigError, DataError, NoInputError
+from sparkml.errors import ConfigError, DataError, NoInputError, SparkmlError
 from sparkml.flow import commands
-from sparkml.flow.dates import parse_date, settings_of
+from sparkml.flow.backfill import Backfill
+from sparkml.flow.dates import Dates, parse_date, settings_of
 from sparkml.flow.engine import Engine, Selection
 from sparkml.flow.pipeline import Pipeline
 from sparkml.flow.registration import Registration
@@ -179,3 +180,15 @@ def test_score_fills_inputs_output_and_what_the_model_derives(tmp_path: Path, mo
     assert [row["date"] for row in commands.list_runs(None, None, [f"store={tmp_path}"], 9)] == ["2026-11-20"]
     with pytest.raises(ConfigError, match="score with clicks@3 reads one partition per date"):
         commands.score_command(*given)
+
+
+def test_missing_partitions_are_passed_over_but_not_all_of_them(raw: Path) -> None:
+    file = raw.parent / "clicks.yaml"
+    file.write_text(CLICKS % raw)
+    layered = load_layers(file, None)
+    told: list[SparkmlError] = []
+    backfill = Backfill(validate(Settings, layered), layered, env=None, selection=Selection(), tell=told.append)
+    dates = Dates([parse_date("2026-11-08"), parse_date("2026-11-09")], backfill=True, skip_missing=True)
+    rows = backfill.run(dates)
+    assert [(row["status"], row["exit_code"]) for row in rows] == [("missing", 0), ("missing", 3)]
+    assert "none of the 2 dates has a partition" in told[0].message and "dt=2026-11-09 does not exist" in told[0].message

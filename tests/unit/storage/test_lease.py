@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sparkml.errors import BusyError
@@ -46,6 +47,16 @@ def test_the_lease_of_a_dead_holder_is_taken_over(
     store.create_exclusive("_leases/p.json", {"run_id": "dead", **dead})
     with lease(store, "_leases/p.json", {"run_id": "mine"}, what="p"):
         assert store.read_json("_leases/p.json")["run_id"] == "mine"
+
+
+def test_a_living_holder_is_known_after_the_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    store.create_exclusive("_leases/p.json", {"run_id": "lives", "beat": time.time(), **this_process()})
+    start, boot = psutil.Process().create_time(), psutil.boot_time()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: start + 3600)  # both follow the clock
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot + 3600)
+    with pytest.raises(BusyError, match="run lives"), lease(store, "_leases/p.json", {}, what="p"):
+        pass
 
 
 def test_a_holder_on_another_host_counts_while_it_beats(tmp_path: Path) -> None:
