@@ -8,20 +8,18 @@ import platform
 import re
 import secrets
 import shlex
-import socket
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Literal
 
-import psutil
 from pydantic import BaseModel, ValidationError
 
 from sparkml.config import redact
 from sparkml.errors import ConfigError, StorageError
 from sparkml.storage import Store
-from sparkml.storage.owner import owner_alive
+from sparkml.storage.owner import owner_alive, this_process
 
 Status = Literal["running", "done", "failed", "interrupted"]
 SCHEMA = 1
@@ -168,11 +166,12 @@ def restart_run(record: RunRecord) -> RunRecord:
 
 
 def _process() -> dict[str, Any]:
+    mark = this_process()
     return {
         "command": redact(shlex.join(sys.argv)),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_started": psutil.Process().create_time(),
+        "host": mark["host"],
+        "pid": mark["pid"],
+        "process_started": mark["started"],
         "user": _user(),
     }
 
