@@ -1,12 +1,14 @@
-"""Row groups that lie on another host's storage, copied to this host's scratch disk ahead of their reading, and kept there.
+"""Row groups that lie on another host's storage, fetched ahead of their reading: to this host's scratch disk, or into memory.
 
 Shards are written once and read in every epoch: what crosses the network in the first is a local file in those that follow. A
-copy is a sparse file, a row group's bytes and the footer at their own places, so that it is read like the shard itself.
+copy is a sparse file, a row group's bytes and the footer at their own places, so that it is read like the shard itself. Where
+there is no disk for them, copies are of the same kind, in memory, and last until they are decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sparkml.errors import StorageError
 from sparkml.storage import FileEntry, Store
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 32 << 20  # of one request: smaller ones are slower, on object stores above all
-THREADS, AHEAD = 2, 4  # more threads are no faster; row groups on their way while one is decoded
+THREADS, AHEAD, AHEAD_IN_MEMORY = 2, 4, 1  # more threads are no faster; row groups on their way while one is decoded
 ALLOWED = "SPARKML_SHARD_COPIES"  # set by sparkml.launch.barrier
 KEPT_FREE = 0.1  # of the disk: the scratch disk is Spark's, too
 _TAIL_BYTES = 1 << 16
@@ -45,7 +48,7 @@ class Copies:
     columns
         Only these are copied.
     folders
-        Where to keep the copies; empty: nowhere, and row groups are streamed.
+        Where to keep the copies; empty: in memory.
     """
 
     def __init__(self, store: Store, files: Mapping[str, FileEntry], columns: Sequence[str], folders: Sequence[str]) -> None:
@@ -55,56 +58,74 @@ class Copies:
         self._mark = hashlib.sha256("\0".join(self._columns).encode()).hexdigest()[:16]
 
     def opened(self, groups: Sequence[RowGroup]) -> Iterator[pq.ParquetFile]:
-        """Yield the file of each row group, in this order: its copy, or the shard itself where there is no room for one."""
+        """Yield the file of each row group, in this order: a copy that holds this row group and no other.
+
+        Raises
+        ------
+        StorageError
+            A shard is missing, cannot be read, or is not what the manifest describes.
+        """
         with ThreadPoolExecutor(THREADS, "sparkml-copies") as pool:
-            waiting: deque[Future[str | None]] = deque()
+            waiting: deque[Future[_Copy]] = deque()
             try:
                 for at, group in enumerate(groups):
-                    while len(waiting) < AHEAD and at + len(waiting) < len(groups):
+                    while at + len(waiting) < len(groups) and len(waiting) <= (AHEAD if self._folders else AHEAD_IN_MEMORY):
                         waiting.append(pool.submit(self._copy, groups[at + len(waiting)]))
-                    here = waiting.popleft().result()
-                    with self._open(here, group) as file:
+                    with self._open(waiting.popleft().result(), group) as file:
                         yield file
             finally:  # the consumer may have left early
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, copy: str | None, group: RowGroup) -> pq.ParquetFile:
-        if copy is not None:
+    def _open(self, copy: _Copy, group: RowGroup) -> pq.ParquetFile:
+        if isinstance(copy, str):
             try:
                 return pq.ParquetFile(copy, memory_map=False)
             except (OSError, pa.ArrowInvalid) as error:
                 log.warning("the copy %s cannot be read, it will be made anew: %s", copy, error)
                 with suppress(OSError):
                     os.unlink(copy)
-        return pq.ParquetFile(self._store.open(group.path), pre_buffer=True)
+                copy = self._in_memory(self._files[group.path], group.index)
+        return pq.ParquetFile(copy, metadata=copy.metadata)
 
-    def _copy(self, group: RowGroup) -> str | None:
-        """Return the path of a row group's copy, made now or before; None where there can be none."""
-        entry, folders = self._files.get(group.path), self._folders
-        if not folders or entry is None:
-            return None
-        name = f"{entry.sha256[:32]}-{self._mark}-{group.index}"
+    def _copy(self, group: RowGroup) -> _Copy:
+        """Return a row group's copy, made now or before: the path of one on disk, or one in memory."""
+        entry = self._files.get(group.path)
+        if entry is None:
+            raise StorageError(f"{self._store.url(group.path)} is not in the manifest of its folder")
+        if folders := self._folders:
+            try:
+                return self._on_disk(entry, group.index, folders)
+            except _NoRoomError as error:
+                log.warning("shards are read from %s in every epoch: %s", self._store.root, error)
+                self._folders = []
+        return self._in_memory(entry, group.index)
+
+    def _in_memory(self, entry: FileEntry, index: int) -> _Memory:
+        _, metadata = self._footer(entry)
+        ranges = _ranges(metadata, index, self._columns)
+        memory = _Memory(entry.size, ranges, metadata)
+        self._fetch(entry, ranges, memory)
+        return memory
+
+    def _on_disk(self, entry: FileEntry, index: int, folders: Sequence[str]) -> str:
+        name = f"{entry.sha256[:32]}-{self._mark}-{index}"
         folder = folders[int(entry.sha256[:8], 16) % len(folders)] + "/sparkml-shards"
         path = f"{folder}/{name}.parquet"
         if os.path.exists(path):
             return path
         tail, metadata = self._footer(entry)
-        if group.index >= metadata.num_row_groups:
-            return None  # whoever reads it from the shard will say so
-        ranges = _ranges(metadata, group.index, self._columns)
+        ranges = _ranges(metadata, index, self._columns)
         scratch = f"{path}.{uuid.uuid4().hex}.part"
-        try:
-            with _Scratch(folder, scratch, sum(end - start for start, end in ranges)) as disk:
-                for start, end in ranges:
-                    for at in range(start, end, PIECE_BYTES):
-                        disk.write(at, self._store.read(entry.path, at, min(at + PIECE_BYTES, end)))
-                disk.write(entry.size - len(tail), tail)
-                disk.keep(path)
-        except _NoRoomError as error:
-            log.warning("shards are read from %s in every epoch: %s", self._store.root, error)
-            self._folders = []
-            return None
+        with _Scratch(folder, scratch, sum(end - start for start, end in ranges)) as disk:
+            self._fetch(entry, ranges, disk)
+            disk.write(entry.size - len(tail), tail)
+            disk.keep(path)
         return path
+
+    def _fetch(self, entry: FileEntry, ranges: Sequence[tuple[int, int]], target: _Scratch | _Memory) -> None:
+        for start, end in ranges:
+            for at in range(start, end, PIECE_BYTES):
+                target.write(at, self._store.read(entry.path, at, min(at + PIECE_BYTES, end)))
 
     def _footer(self, entry: FileEntry) -> tuple[bytes, pq.FileMetaData]:
         with self._lock:  # one thread asks, the others want the same
@@ -117,7 +138,17 @@ class Copies:
         needed = int.from_bytes(tail[-8:-4], "little") + 8
         if needed > len(tail):
             tail = self._store.read(entry.path, entry.size - needed, entry.size)
-        return tail, pq.read_metadata(pa.BufferReader(tail))
+        try:
+            return tail, pq.read_metadata(pa.BufferReader(tail))
+        except pa.ArrowInvalid:
+            raise not_as_described(self._store.url(entry.path)) from None
+
+
+def not_as_described(url: str) -> StorageError:
+    return StorageError(
+        f"{url} is not the file that its manifest describes",
+        hint="it was replaced or damaged: remove the folder and run again",
+    )
 
 
 class _NoRoomError(Exception):
@@ -159,6 +190,45 @@ class _Scratch:
         os.replace(self._path, path)
 
 
+class _Memory(io.RawIOBase):
+    """A sparse file in memory, for PyArrow to read: only `ranges` of its bytes are there, and may be read."""
+
+    def __init__(self, size: int, ranges: Sequence[tuple[int, int]], metadata: pq.FileMetaData) -> None:
+        self._size, self._at, self.metadata = size, 0, metadata
+        self._parts = [(start, bytearray(end - start)) for start, end in ranges]
+
+    def write(self, at: int, data: bytes) -> None:  # type: ignore[override]
+        self._part(at, len(data))[:] = data
+
+    def _part(self, at: int, size: int) -> memoryview:
+        for start, part in self._parts:
+            if start <= at and at + size <= start + len(part):
+                return memoryview(part)[at - start : at - start + size]
+        raise OSError(f"bytes {at} to {at + size} were not fetched")
+
+    def read(self, size: int = -1) -> memoryview:  # type: ignore[override]
+        rest = self._size - self._at
+        found = self._part(self._at, rest if size < 0 else min(size, rest))
+        self._at += len(found)
+        return found
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+_Copy = str | _Memory
+
+
 def scratch_folders() -> list[str]:
     """Return the folders that Spark gives its Python workers, and removes with the executor.
 
@@ -170,7 +240,9 @@ def scratch_folders() -> list[str]:
 
 
 def _ranges(metadata: pq.FileMetaData, index: int, columns: Sequence[str]) -> list[tuple[int, int]]:
-    """Return where a row group's columns lie in its file, neighbours joined."""
+    """Return where a row group's columns lie in its file, neighbours joined; nowhere if it has no such group."""
+    if index >= metadata.num_row_groups:
+        return []
     group = metadata.row_group(index)
     found: list[tuple[int, int]] = []
     for at in range(group.num_columns):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
-from sparkml.shards.copies import Copies, scratch_folders
+from sparkml.shards.copies import Copies, not_as_described, scratch_folders
 from sparkml.shards.schema import Column, to_numpy
 from sparkml.storage import FileEntry, Store
 
@@ -97,7 +97,8 @@ class ShardReader:
     columns
         Names of the columns to read; all by default.
     shuffle_bytes
-        Size of the buffer within which rows are shuffled. A rank's rows take this and a few blocks of up to 8 MiB on their way.
+        Size of the buffer within which rows are shuffled. A rank's rows take this and a few blocks of up to 8 MiB on their way;
+        and two row groups, as they are stored, where they lie on another host and there is no scratch disk for copies.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class ShardReader:
         With a seed the order of row groups and of rows within the buffer is a function of (seed, epoch) alone.
 
         A thread fills the shuffle buffer ahead. In order, blocks are decoded by the caller while they lie in the cache: handing
-        them over costs more. Row groups of another host's storage are copied ahead to this host's scratch disk, see `Copies`.
+        them over costs more. Row groups of another host's storage are fetched ahead, see `Copies`.
         """
         if shuffle_seed is not None:
             blocks = _ahead(self._shuffled(np.random.default_rng([shuffle_seed, epoch]), skip))
@@ -211,10 +212,7 @@ class ShardReader:
         """Yield the groups' blocks, having checked that they are what the manifest counted."""
         for group in groups:
             if group.index >= file.num_row_groups or file.metadata.row_group(group.index).num_rows != group.rows:
-                raise StorageError(
-                    f"{self._store.url(group.path)} is not the file that its manifest describes",
-                    hint="it was replaced or damaged: remove the folder and run again",
-                )
+                raise not_as_described(self._store.url(group.path))
         indices = [group.index for group in groups]
         yield from file.iter_batches(self._block_rows, indices, columns=self._names, use_threads=False)
 
