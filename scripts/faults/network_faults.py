@@ -96,7 +96,7 @@ def cut(seconds: float, **conf: str) -> Fault:
             words += [word for key, value in settings.items() for word in ("--set", f"spark.conf.{key}={value}")]
             prefix = ["ip", "netns", "exec", namespace]
             reference = fault_free(local, words, prefix, SPARK_LOCAL_IP=address)
-            run = begun(local, words, prefix, SPARK_LOCAL_IP=address)
+            run = begun(local, reference, words, prefix, SPARK_LOCAL_IP=address)
             run.until(("train.forest ...", "train.net epoch 1/", "score ...")[site.turn % 3])
             at = time.time()
             subprocess.run(["ip", "link", "set", cable, "down"], check=True)

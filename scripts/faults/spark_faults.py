@@ -68,7 +68,7 @@ def executor_killed(says: str, wait: Callable[[Site], Callable[[], bool]] | None
     def fault(site: Site) -> Seen:
         words = standalone(site)
         reference = fault_free(site, words)
-        run = begun(site, words)
+        run = begun(site, reference, words)
         run.until(says)
         if wait is not None and not wait_for(wait(site), 60, lambda: run.process.poll() is not None):
             raise FaultError(f"nothing was written after {says!r}")
@@ -83,7 +83,7 @@ def rank_stopped(site: Site) -> Seen:
     """Stop a rank for a minute, which is less than the stall limit, and let it go on."""
     words = [*standalone(site), "--set", "train.candidates.net.stall_timeout=180"]
     reference = fault_free(site, words)
-    run = begun(site, words)
+    run = begun(site, reference, words)
     run.until("train.net epoch 1/")
     there = ranks(site)
     if not there:
@@ -184,7 +184,7 @@ def preempted(site: Site) -> Seen:
     reference = fault_free(site, words)
     other = tenant(site)
     try:
-        run = begun(site, words)
+        run = begun(site, reference, words)
         run.until(("train.forest ...", "train.net epoch 1/", "train.net epoch 12/")[site.turn % 3])
         before = {process.pid for process in executors(site)}
         at = time.time()

@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import psutil
 import pyarrow.parquet as pq
+import pyspark
 from drill import ROOT, FaultError, wait_for
 from injection import Seen, Site
 
@@ -124,27 +126,37 @@ def last(store: Store) -> RunRecord:
     return next(all_runs(store))
 
 
-def fault_free(site: Site, words: Sequence[str], prefix: Sequence[str] = (), **environment: str) -> str:
-    """Return the digest of a run without a fault, made once for each way to run."""
+@dataclass(frozen=True)
+class Reference:
+    """A run without a fault: the digest of its output, and its store."""
+
+    digest: str
+    store: Store
+
+
+def fault_free(site: Site, words: Sequence[str], prefix: Sequence[str] = (), **environment: str) -> Reference:
+    """Return a run without a fault, made once for each way to run."""
     key = " ".join([site.store.scheme, *words])
     if key not in _references:
         clean = Site(site.folder / "fault-free", site.cluster, f"{site.store.root}-fault-free", site.turn)
         run = Run(clean, words, prefix, **environment)
         if run.finish() != 0:
             raise FaultError(f"the run without a fault failed: {run.tail()}")
-        _references[key] = digest(clean.store)
-        clean.close()
+        _references[key] = Reference(digest(clean.store), clean.store)
     return _references[key]
 
 
-_references: dict[str, str] = {}
+_references: dict[str, Reference] = {}
 
 
-def begun(site: Site, words: Sequence[str], prefix: Sequence[str] = (), **environment: str) -> Run:
-    """Start a run, and remember what it has committed when it comes to its features."""
-    run = Run(site, words, prefix, **environment)
-    run.until("features ...")
+def begun(site: Site, reference: Reference, words: Sequence[str], prefix: Sequence[str] = (), **environment: str) -> Run:
+    """Start a run at its training: what comes before was committed by a run without a fault, and is remembered."""
+    for stage in ("ingest", "contract", "features"):
+        for path in reference.store.files(f"datasets/digits/{stage}"):
+            site.store.replace(f"datasets/digits/{stage}/{path}", reference.store.read(f"datasets/digits/{stage}/{path}"))
     site.remember()
+    run = Run(site, words, prefix, **environment)
+    run.until(f"Spark {pyspark.__version__} on ")  # the session starts in the training of the forest
     return run
 
 
@@ -153,7 +165,7 @@ def outcome(
     run: Run,
     at: float,
     pattern: str,
-    reference: str,
+    reference: Reference,
     again: Sequence[str] = (),
     prefix: Sequence[str] = (),
     **env: str,
@@ -167,7 +179,7 @@ def outcome(
             raise FaultError(f"resumed, it failed again: {more.tail()}")
         recovered = "by its resume command"
     user, seconds = run.first_after(at, pattern)
-    if digest(site.store) != reference:
+    if digest(site.store) != reference.digest:
         raise FaultError("(c) the output differs from that of a run without a fault")
     record = last(site.store)
     if record.status != "done" or not Registry(site.store).resolve(str(record.result["version"])):
