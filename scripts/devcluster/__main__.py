@@ -12,6 +12,7 @@ import typer
 
 from scripts.devcluster.cluster import ROOT, SERVICES, Cluster
 from scripts.devcluster.daemon import NotReadyError
+from scripts.devcluster.hadoop import whole
 from sparkml.errors import SparkmlError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ Examples:
   scripts/cluster up hdfs yarn            some of it
   eval "$(scripts/cluster env)"           the variables by which clients find it
   scripts/cluster status
+  scripts/cluster fsck /sparkml           what HDFS says of the files there
   scripts/cluster down                    stops every process of it, and removes its data
 """,
     no_args_is_help=True,
@@ -63,6 +65,15 @@ def status(folder: Folder = _DEFAULT, as_json: Annotated[bool, typer.Option("--j
     rows = cluster.status()
     print(json.dumps(rows)) if as_json else _show(cluster)
     if not rows or not all(row["resident_mb"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def fsck(path: Annotated[str, typer.Argument(help="Below which to look.")] = "/", folder: Folder = _DEFAULT) -> None:
+    """Have the NameNode check that every file is whole and replicated. The exit code is 1 when one is not."""
+    report = Cluster(folder).fsck(path)
+    print(report)
+    if not whole(report):
         raise typer.Exit(1)
 
 

@@ -206,6 +206,13 @@ class Cluster:
             self._save(state)
             self._wait([(each, state["daemons"][name])])
 
+    def fsck(self, path: str) -> str:
+        """Return what the NameNode says of the files below a path. Raises `NotReadyError` when there is no HDFS."""
+        state = self.state()
+        if "hdfs" not in state.get("services", ()):
+            raise NotReadyError("there is no HDFS: scripts/cluster up hdfs")
+        return self._parts(state["ports"])[0].fsck(path)
+
     def signal(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to one daemon. Raises `KeyError` when it was never started, `psutil.NoSuchProcess` when it has ended."""
         process = daemon.alive(self.state()["daemons"][name])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,11 @@ URGENT = "urgent"  # a queue of YARN with a right to most of it: what runs in th
 # small, and quick to start: these JVMs live for minutes and do little
 JAVA = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k", "-XX:ReservedCodeCacheSize=64m", "-XX:CICompilerCount=1"]
 _OPEN = ["--add-opens=java.base/java.lang=ALL-UNNAMED"]
+
+
+def whole(report: str) -> bool:
+    """Whether a report of fsck says that every file is there and has all of its replicas."""
+    return "is HEALTHY" in report and bool(re.search(r"Under-replicated blocks:\s+0\b", report))
 
 
 class Hadoop:
@@ -192,6 +199,12 @@ class Hadoop:
         with urllib.request.urlopen(f"http://{HOST}:{self.ports['nn-http']}/jmx?qry={name}", timeout=5) as answer:
             bean: dict[str, Any] = json.load(answer)["beans"][0]
         return bean
+
+    def fsck(self, path: str) -> str:
+        """Return what ``hdfs fsck`` prints, which asks the same page of the NameNode."""
+        asked = urllib.parse.urlencode({"path": path, "ugi": "root"})
+        with urllib.request.urlopen(f"http://{HOST}:{self.ports['nn-http']}/fsck?{asked}", timeout=60) as answer:
+            return str(answer.read(), "utf-8").strip()
 
     def live_nodemanagers(self) -> int:
         """Return how many NodeManagers the ResourceManager counts."""

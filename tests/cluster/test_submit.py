@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts.devcluster.cluster import ROOT, Cluster
+from scripts.devcluster.hadoop import whole
 from sparkml.lineage.records import RunRecord, all_runs
 from sparkml.storage import Store
 from sparkml.storage.urls import opened
@@ -86,10 +86,7 @@ def test_yarn_runs_driver_and_ranks_from_the_packed_environment(
     assert run.resume.startswith("scripts/submit --deploy-mode cluster tiny.yaml --env yarn")
     spark = Store(f"{hdfs}/yarn").read(f"runs/{run.run_id}/logs/spark.log").decode()
     assert str(ROOT / ".venv" / "lib") not in spark
-    port = everything.state()["ports"]["nn-http"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/fsck?path=/yarn&ugi=root") as answer:
-        report = str(answer.read(), "utf-8")
-    assert "is HEALTHY" in report and "Under-replicated blocks:\t0" in report.replace(" (0.0 %)", ""), report
+    assert whole(report := everything.fsck("/yarn")), report
     assert watch.found() == []
 
 
