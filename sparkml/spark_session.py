@@ -88,10 +88,17 @@ def session(
                 hint="check spark.master, and that spark.authenticate.secret is the cluster's",
             ) from error
         raise LaunchError(
-            f"Spark did not start: {str(error).strip().splitlines()[0]}", hint="sparkml doctor checks Java, versions and ports"
+            f"Spark did not start: {_reason(error)}", hint="sparkml doctor checks Java, versions and ports"
         ) from error
     made.sparkContext.setLogLevel("ERROR")
     return made
+
+
+def _reason(error: Exception) -> str:
+    """Return one line: of an exception in the JVM what Java says, not which call it was."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = [line.removeprefix(": ") for line in lines if line.startswith(": ")]
+    return (said or lines)[0].removeprefix("java.lang.IllegalArgumentException: ")
 
 
 def _start_jvm(settings: Mapping[str, str]) -> None:

@@ -113,6 +113,6 @@ NETWORK: dict[str, tuple[str, Fault]] = {
     "network-cut": (f"the network between driver and executors is cut for {_CUT_SECONDS:.0f} s", cut(_CUT_SECONDS)),
     "network-cut-long": (
         f"the same for {_LONG_CUT_SECONDS:.0f} s, longer than `spark.network.timeout` (20 s there)",
-        cut(_LONG_CUT_SECONDS, network_timeout="20s", executor_heartbeatInterval="5s"),
+        cut(_LONG_CUT_SECONDS, network_timeout="20s", network_timeoutInterval="5s", executor_heartbeatInterval="5s"),
     ),
 }
