@@ -22,8 +22,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions
 \b
 Examples:
   scripts/submit digits --env yarn
-  scripts/submit fashion_mnist --env yarn --deploy-mode cluster --set train.candidates.net.epochs=5
-  scripts/submit logs --env standalone --set spark.master=spark://host:7077 --set store=s3a://bucket/sparkml
+  scripts/submit fashion_mnist --env yarn --deploy-mode cluster --data hdfs:///data/fashion-mnist
+  scripts/submit logs --env standalone --secret-file FILE --set spark.master=spark://host:7077 --data hdfs://host/logs \\
+      --set store=hdfs://host/sparkml
   scripts/submit digits --env yarn --job train        one stage
   scripts/submit digits --env yarn --print            the command, nothing else
 """,

@@ -24,7 +24,7 @@ from scripts.shipping import environment
 from sparkml.config import ENV_PREFIX, conf_dir, find_pipeline, resolve_reference
 from sparkml.errors import ConfigError
 from sparkml.settings import Settings, load_settings
-from sparkml.storage.backends.s3a import committer_conf, jars
+from sparkml.storage.backends.s3a import S3a, jars
 from sparkml.storage.urls import opened
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +93,14 @@ class Plan:
             raise ConfigError(
                 "--deploy-mode cluster: Spark has none for Python applications on a standalone cluster",
                 hint="--deploy-mode client, from a host of the cluster's network",
+            )
+        asked = {**self._file_conf(), **self.settings.spark.conf}
+        secret = self.wanted.secret_file or asked.get("spark.authenticate.secret")
+        if self.master.startswith("spark://") and asked.get("spark.authenticate") == "true" and not secret:
+            raise ConfigError(
+                f"--env {self.wanted.env}: spark.authenticate is on, and there is no secret",
+                hint="--secret-file FILE; or, for a cluster without one, --conf spark.authenticate=false "
+                "--conf spark.network.crypto.enabled=false",
             )
         if not self.settings.store.startswith(_SHARED):
             raise ConfigError(
@@ -207,8 +215,8 @@ class Plan:
                 "spark.yarn.appMasterEnv.XDG_STATE_HOME": "./state",
                 "spark.yarn.appMasterEnv.SPARKML_PROGRAM": self._typed(),
             }
-        if self.jars:
-            found |= committer_conf()
+        if self.needs_s3a():  # the store's own settings say this only where the store lies there
+            found |= {key: str(value) for key, value in S3a("s3a://any").spark_conf().items() if key != "spark.jars"}
         if self.wanted.secret_file:
             found["spark.authenticate.secret"] = f"${{file:{self.wanted.secret_file.resolve()}}}"
         return found | self.settings.spark.conf

@@ -34,14 +34,15 @@ def lease(store: Store, path: str, holder: Mapping[str, Any], *, what: str) -> I
         Another living process holds it; the message names it.
     """
     token = uuid.uuid4().hex
-    _acquire(store, path, {**holder, **this_process(), "token": token}, what)
+    body = {**holder, **this_process(), "token": token, "since": time.time()}
+    _acquire(store, path, body, what)
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(BEAT_SECONDS):
             try:
                 if _token(store, path) == token:
-                    store.replace(path, {**holder, **this_process(), "token": token, "beat": time.time()})
+                    store.replace(path, {**body, "beat": time.time()})
             except StorageError as error:  # the next beat may go through
                 log.warning("the lease %s could not be renewed: %s", store.url(path), error)
 
@@ -65,7 +66,7 @@ def _acquire(store: Store, path: str, body: dict[str, Any], what: str) -> None:
         except StorageError:  # released between the two calls
             continue
         if _held(held) or _renewed(store, path, held):
-            since = time.strftime("%H:%M:%S", time.localtime(float(held.get("started", 0))))
+            since = time.strftime("%H:%M:%S", time.localtime(float(held.get("since", 0))))
             raise BusyError(
                 f"{what} is already running: run {held.get('run_id', '?')}, "
                 f"pid {held.get('pid')} on {held.get('host')}, since {since}",

@@ -102,6 +102,7 @@ def test_secrets_are_in_memory_for_as_long_as_it_takes(tmp_path: Path) -> None:
         (["--set", "spark.master=null"], {"env": "standalone"}, "its spark.master is None"),
         (["--set", "store=.sparkml"], {}, "is on this host"),
         (["--set", "spark.master=spark://h:1"], {"env": "standalone", "deploy_mode": "cluster"}, "Spark has none"),
+        (["--set", "spark.master=spark://h:1"], {"env": "standalone"}, "spark.authenticate is on, and there is no secret"),
         ([], {"secret_file": Path("missing")}, "--secret-file missing: no such file"),
         ([], {"conf": ["spark.executor.cores"]}, "is not of the form key.path=value"),
         ([], {"env": "yarm"}, "did you mean 'yarn'"),
@@ -111,6 +112,14 @@ def test_secrets_are_in_memory_for_as_long_as_it_takes(tmp_path: Path) -> None:
 def test_wrong_input_is_refused_before_anything_is_packed(words: list[str], options: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace("(", r"\(")):
         plan(*words, **options)  # type: ignore[arg-type]
+
+
+def test_an_input_on_s3_beside_a_store_on_hdfs_is_read_with_the_same_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3.example:9000")
+    found = plan("--set", "store=hdfs://h/s", "--data", "s3a://bucket/raw").properties()
+    assert found["spark.hadoop.fs.s3a.endpoint"] == "http://s3.example:9000"
+    assert found["spark.hadoop.fs.s3a.aws.credentials.provider"].endswith("DefaultCredentialsProvider")
+    assert not [key for key in plan("--set", "store=hdfs://h/s").properties() if "s3a" in key]
 
 
 def test_credentials_that_others_may_read_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +20,12 @@ from sparkml.storage.owner import this_process
 
 def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
+    since = f"({'|'.join(time.strftime('%H:%M:%S', time.localtime(time.time() + more)) for more in range(5))})"
     with lease(store, "_leases/p.json", {"run_id": "run-1"}, what="pipeline p"):
         with (
-            pytest.raises(BusyError, match="pipeline p is already running: run run-1") as caught,
+            pytest.raises(
+                BusyError, match=rf"pipeline p is already running: run run-1, pid {os.getpid()} on .*, since {since}"
+            ) as caught,
             lease(store, "_leases/p.json", {"run_id": "run-2"}, what="pipeline p"),
         ):
             pass
