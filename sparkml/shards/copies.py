@@ -17,7 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -66,17 +66,21 @@ class Copies:
             A shard is missing, cannot be read, or is not what the manifest describes.
         """
         with ThreadPoolExecutor(THREADS, "sparkml-copies") as pool:
-            waiting: deque[Future[_Copy]] = deque()
+            waiting: deque[Future[str | _Memory | None]] = deque()
             try:
                 for at, group in enumerate(groups):
                     while at + len(waiting) < len(groups) and len(waiting) <= (AHEAD if self._folders else AHEAD_IN_MEMORY):
-                        waiting.append(pool.submit(self._copy, groups[at + len(waiting)]))
-                    with self._open(waiting.popleft().result(), group) as file:
+                        fetch = self._on_disk if self._folders else self._in_memory
+                        waiting.append(pool.submit(fetch, groups[at + len(waiting)]))
+                    file = self._open(waiting.popleft().result(), group)
+                    try:
                         yield file
+                    finally:
+                        file.close(force=True)  # one in memory goes before another comes
             finally:  # the consumer may have left early
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, copy: _Copy, group: RowGroup) -> pq.ParquetFile:
+    def _open(self, copy: str | _Memory | None, group: RowGroup) -> pq.ParquetFile:
         if isinstance(copy, str):
             try:
                 return pq.ParquetFile(copy, memory_map=False)
@@ -84,48 +88,78 @@ class Copies:
                 log.warning("the copy %s cannot be read, it will be made anew: %s", copy, error)
                 with suppress(OSError):
                     os.unlink(copy)
-                copy = self._in_memory(self._files[group.path], group.index)
-        return pq.ParquetFile(copy, metadata=copy.metadata)
+        memory = copy if isinstance(copy, _Memory) else self._in_memory(group)
+        with described(self._store.url(group.path)):
+            return pq.ParquetFile(memory, metadata=memory.metadata)
 
-    def _copy(self, group: RowGroup) -> _Copy:
-        """Return a row group's copy, made now or before: the path of one on disk, or one in memory."""
-        entry = self._files.get(group.path)
-        if entry is None:
-            raise StorageError(f"{self._store.url(group.path)} is not in the manifest of its folder")
-        if folders := self._folders:
-            try:
-                return self._on_disk(entry, group.index, folders)
-            except _NoRoomError as error:
-                log.warning("shards are read from %s in every epoch: %s", self._store.root, error)
-                self._folders = []
-        return self._in_memory(entry, group.index)
-
-    def _in_memory(self, entry: FileEntry, index: int) -> _Memory:
+    def _in_memory(self, group: RowGroup) -> _Memory:
+        entry = self._entry(group)
         _, metadata = self._footer(entry)
-        ranges = _ranges(metadata, index, self._columns)
+        ranges = self._ranges(entry, metadata, group.index)
         memory = _Memory(entry.size, ranges, metadata)
         self._fetch(entry, ranges, memory)
         return memory
 
-    def _on_disk(self, entry: FileEntry, index: int, folders: Sequence[str]) -> str:
-        name = f"{entry.sha256[:32]}-{self._mark}-{index}"
-        folder = folders[int(entry.sha256[:8], 16) % len(folders)] + "/sparkml-shards"
-        path = f"{folder}/{name}.parquet"
+    def _on_disk(self, group: RowGroup) -> str | None:
+        """Return the path of a row group's copy, made now or before; None where there is no room for it."""
+        entry, folders = self._entry(group), self._folders
+        if not folders:
+            return None
+        path = self._path(entry, group.index, folders)
         if os.path.exists(path):
             return path
         tail, metadata = self._footer(entry)
-        ranges = _ranges(metadata, index, self._columns)
+        ranges = self._ranges(entry, metadata, group.index)
         scratch = f"{path}.{uuid.uuid4().hex}.part"
-        with _Scratch(folder, scratch, sum(end - start for start, end in ranges)) as disk:
-            self._fetch(entry, ranges, disk)
-            disk.write(entry.size - len(tail), tail)
-            disk.keep(path)
+        try:
+            with _Scratch(os.path.dirname(path), scratch, sum(end - start for start, end in ranges)) as disk:
+                self._fetch(entry, ranges, disk)
+                disk.write(entry.size - len(tail), tail)
+                disk.keep(path)
+        except _NoRoomError as error:
+            log.warning("shards are read from %s in every epoch: %s", self._store.root, error)
+            self._folders = []
+            return None
         return path
+
+    def forget(self, group: RowGroup) -> None:
+        """Remove a row group's copy from the disk: the shard was damaged when it was made."""
+        if self._folders:
+            with suppress(OSError):
+                os.unlink(self._path(self._entry(group), group.index, self._folders))
+
+    def _path(self, entry: FileEntry, index: int, folders: Sequence[str]) -> str:
+        folder = folders[int(entry.sha256[:8], 16) % len(folders)] + "/sparkml-shards"
+        return f"{folder}/{entry.sha256[:32]}-{self._mark}-{index}.parquet"
+
+    def _entry(self, group: RowGroup) -> FileEntry:
+        if group.path not in self._files:
+            raise StorageError(f"{self._store.url(group.path)} is not in the manifest of its folder")
+        return self._files[group.path]
 
     def _fetch(self, entry: FileEntry, ranges: Sequence[tuple[int, int]], target: _Scratch | _Memory) -> None:
         for start, end in ranges:
             for at in range(start, end, PIECE_BYTES):
                 target.write(at, self._store.read(entry.path, at, min(at + PIECE_BYTES, end)))
+
+    def _ranges(self, entry: FileEntry, metadata: pq.FileMetaData, index: int) -> list[tuple[int, int]]:
+        """Return where a row group's columns lie in its file, neighbours joined."""
+        if index >= metadata.num_row_groups:
+            raise not_as_described(self._store.url(entry.path))
+        group = metadata.row_group(index)
+        found: list[tuple[int, int]] = []
+        for at in range(group.num_columns):
+            column = group.column(at)
+            if column.path_in_schema in self._columns:
+                start = column.dictionary_page_offset or column.data_page_offset
+                found.append((start, start + column.total_compressed_size))
+        joined: list[tuple[int, int]] = []
+        for start, end in sorted(found):
+            if joined and start <= joined[-1][1]:
+                joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+            else:
+                joined.append((start, end))
+        return joined
 
     def _footer(self, entry: FileEntry) -> tuple[bytes, pq.FileMetaData]:
         with self._lock:  # one thread asks, the others want the same
@@ -136,12 +170,12 @@ class Copies:
     def _read_footer(self, entry: FileEntry) -> tuple[bytes, pq.FileMetaData]:
         tail = self._store.read(entry.path, max(0, entry.size - _TAIL_BYTES), entry.size)
         needed = int.from_bytes(tail[-8:-4], "little") + 8
-        if needed > len(tail):
-            tail = self._store.read(entry.path, entry.size - needed, entry.size)
-        try:
+        with described(self._store.url(entry.path)):
+            if needed > entry.size:
+                raise pa.ArrowInvalid("the footer is larger than the file")
+            if needed > len(tail):
+                tail = self._store.read(entry.path, entry.size - needed, entry.size)
             return tail, pq.read_metadata(pa.BufferReader(tail))
-        except pa.ArrowInvalid:
-            raise not_as_described(self._store.url(entry.path)) from None
 
 
 def not_as_described(url: str) -> StorageError:
@@ -149,6 +183,17 @@ def not_as_described(url: str) -> StorageError:
         f"{url} is not the file that its manifest describes",
         hint="it was replaced or damaged: remove the folder and run again",
     )
+
+
+@contextmanager
+def described(url: str) -> Iterator[None]:
+    """Raise `not_as_described` for what Arrow says of a file that is damaged or another: it has several exceptions for that."""
+    try:
+        yield
+    except (pa.ArrowInvalid, IndexError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's own, or the network's
+            raise
+        raise not_as_described(url) from error
 
 
 class _NoRoomError(Exception):
@@ -219,14 +264,15 @@ class _Memory(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
+    def close(self) -> None:
+        self._parts = []
+        super().close()
+
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
         return True
-
-
-_Copy = str | _Memory
 
 
 def scratch_folders() -> list[str]:
@@ -237,23 +283,3 @@ def scratch_folders() -> list[str]:
     if os.environ.get(ALLOWED) != "1":
         return []
     return [folder for folder in os.environ.get("SPARK_LOCAL_DIRS", "").split(",") if folder]
-
-
-def _ranges(metadata: pq.FileMetaData, index: int, columns: Sequence[str]) -> list[tuple[int, int]]:
-    """Return where a row group's columns lie in its file, neighbours joined; nowhere if it has no such group."""
-    if index >= metadata.num_row_groups:
-        return []
-    group = metadata.row_group(index)
-    found: list[tuple[int, int]] = []
-    for at in range(group.num_columns):
-        column = group.column(at)
-        if column.path_in_schema in columns:
-            start = column.dictionary_page_offset or column.data_page_offset
-            found.append((start, start + column.total_compressed_size))
-    joined: list[tuple[int, int]] = []
-    for start, end in sorted(found):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    return joined

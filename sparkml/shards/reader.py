@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
-from sparkml.shards.copies import Copies, not_as_described, scratch_folders
+from sparkml.shards.copies import Copies, described, not_as_described, scratch_folders
 from sparkml.shards.schema import Column, to_numpy
 from sparkml.storage import FileEntry, Store
 
@@ -210,11 +210,17 @@ class ShardReader:
 
     def _read(self, file: pq.ParquetFile, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
         """Yield the groups' blocks, having checked that they are what the manifest counted."""
-        for group in groups:
-            if group.index >= file.num_row_groups or file.metadata.row_group(group.index).num_rows != group.rows:
-                raise not_as_described(self._store.url(group.path))
-        indices = [group.index for group in groups]
-        yield from file.iter_batches(self._block_rows, indices, columns=self._names, use_threads=False)
+        try:
+            for group in groups:
+                if group.index >= file.num_row_groups or file.metadata.row_group(group.index).num_rows != group.rows:
+                    raise not_as_described(self._store.url(group.path))
+            indices = [group.index for group in groups]
+            with described(self._store.url(groups[0].path)):
+                yield from file.iter_batches(self._block_rows, indices, columns=self._names, use_threads=False)
+        except StorageError:
+            for group in groups:
+                self._copies.forget(group)
+            raise
 
     def _opened(self, groups: list[RowGroup], *, joined: bool = False) -> Iterator[tuple[pq.ParquetFile, list[RowGroup]]]:
         """Yield the file of each group; `joined`: local files once for all groups that follow one another there."""
@@ -225,7 +231,9 @@ class ShardReader:
         for path, several in itertools.groupby(groups, lambda group: group.path):
             found = list(several)
             for some in [found] if joined else [[group] for group in found]:
-                with pq.ParquetFile(self._store.at(path), memory_map=False) as file:
+                with described(self._store.url(path)):
+                    file = pq.ParquetFile(self._store.at(path), memory_map=False)
+                with file:
                     yield file, some
 
     @property

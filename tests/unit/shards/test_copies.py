@@ -127,17 +127,33 @@ def test_a_lost_file_surfaces_and_an_early_end_leaves_no_thread(url: str, scratc
     assert not list(scratch.rglob("*.part"))
 
 
-def test_in_memory_one_row_group_is_fetched_while_another_is_decoded(url: str, requests: Counter[str]) -> None:
+@pytest.mark.parametrize("full", [False, True])
+def test_in_memory_there_is_one_row_group_beside_that_which_is_decoded(
+    url: str, scratch: Path, monkeypatch: pytest.MonkeyPatch, requests: Counter[str], full: bool
+) -> None:
+    if full:  # found out when the first copies are made
+        monkeypatch.setattr(copies, "KEPT_FREE", 1.1)
+    else:
+        monkeypatch.setenv(copies.ALLOWED, "0")
+    there: list[copies._Memory] = []
+    made = copies._Memory.__init__
+
+    def counted(memory: copies._Memory, *arguments: Any) -> None:
+        made(memory, *arguments)
+        there.append(memory)
+
+    monkeypatch.setattr(copies._Memory, "__init__", counted)
     shards = ShardSet.open(url)
     files = ShardReader(shards, shards.groups)._copies.opened(shards.groups)
-    for number in range(1, 7):
-        with next(files) as file:
-            time.sleep(0.05)  # fetching goes on as far as it may
-            assert requests["ranges"] == min(number + copies.AHEAD_IN_MEMORY, 6) + (
-                1 if number + copies.AHEAD_IN_MEMORY <= 3 else 2
-            )
-            group = shards.groups[number - 1]
-            assert file.read_row_group(group.index).num_rows == group.rows
+    for number, file in enumerate(files):
+        deadline = time.monotonic() + 5
+        while len(there) < min(number + 1 + (not full), 6) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)  # no more than that come
+        group = shards.groups[number]
+        assert file.read_row_group(group.index).num_rows == group.rows
+        assert sum(not memory.closed for memory in there) <= 1 + copies.AHEAD_IN_MEMORY
+    assert len(there) == 6 and all(memory.closed for memory in there)
 
 
 def test_a_copy_in_memory_holds_its_row_group_in_pieces_and_no_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,14 +162,36 @@ def test_a_copy_in_memory_holds_its_row_group_in_pieces_and_no_other(url: str, m
     shards = ShardSet.open(url)
     reader = ShardReader(shards, shards.groups)
     assert rows_of(reader.batches(32)) == list(range(230))
-    file = next(reader._copies.opened(shards.groups))
+    files = reader._copies.opened(shards.groups)
+    file = next(files)
     assert file.read_row_group(0).num_rows == 50
     with pytest.raises(OSError, match="were not fetched"):
         file.read_row_group(1)
 
 
-def test_a_shard_that_is_no_parquet_file_any_more_is_named(url: str) -> None:
+@pytest.mark.parametrize("where", ["memory", "disk", "local"])
+@pytest.mark.parametrize("damage", ["nothing of it", "its footer", "its pages", "fewer groups"])
+def test_a_shard_that_is_another_file_is_named(scratch: Path, monkeypatch: pytest.MonkeyPatch, where: str, damage: str) -> None:
+    monkeypatch.setenv(copies.ALLOWED, "1" if where == "disk" else "0")
+    root = str(scratch / "store") if where == "local" else f"memory://{uuid4().hex}"
+    url = publish(root, [[batch(0, 120)]])
     shards = ShardSet.open(url)
-    Store(url).replace(shards.files[0].path, b"x" * shards.files[0].size)
+    store, (entry,) = Store(url), shards.files
+    whole = store.read(entry.path)
+    if damage == "fewer groups":
+        other = publish(f"memory://{uuid4().hex}", [[batch(0, 120)]], group_rows=120)
+        changed = Store(other).read(ShardSet.open(other).files[0].path)
+        changed = changed[:4] + b"\0" * (len(whole) - len(changed)) + changed[4:]  # the manifest knows the size
+    else:
+        start, end = {"nothing of it": (0, len(whole)), "its footer": (-200, -9), "its pages": (4, 60)}[damage]
+        changed = (
+            whole[:start] + b"x" * len(whole[start:end]) + whole[end:]
+            if start >= 0
+            else whole[:start] + b"x" * (end - start) + whole[end:]
+        )
+    assert len(changed) == len(whole)
+    store.replace(entry.path, changed)
     with pytest.raises(StorageError, match=r"part-00000.*is not the file that its manifest describes"):
         list(ShardReader(shards, shards.groups).batches(10))
+    store.replace(entry.path, whole)
+    assert rows_of(ShardReader(shards, shards.groups).batches(10)) == list(range(120)), "nothing of the other is kept"
