@@ -71,32 +71,41 @@ def one_pass(url: str, rank: int, scratch: str, seed: int | None) -> int:
 def bytes_alone(url: str, rank: int, *, by_group: bool) -> int:
     """Every second file by the storage's own client, whole or in as many requests as it has row groups."""
     store, shards, total = Store(url), _opened(url), 0
+    read = _client(store)
     for entry in shards.files[rank::RANKS]:
         pieces = sum(group.path == entry.path for group in shards.groups) if by_group else 1
         step = -(-entry.size // pieces)
         for start in range(0, entry.size, step):
-            for data in _from(store, entry.path, start, min(step, entry.size - start)):
-                total += len(data)
+            total += sum(map(len, read(store.at(entry.path), start, min(step, entry.size - start))))
     return total
 
 
-def _from(store: Store, path: str, start: int, size: int) -> Iterator[bytes]:
+def _client(store: Store) -> Callable[[str, int, int], Iterator[bytes]]:
+    """Return what reads some bytes of a file by the storage's own client."""
     if store.scheme == "hdfs":
         import hdfs_native
 
-        reader = hdfs_native.Client(store.root.rpartition("/read/")[0]).read(store.at(path))
-        reader.seek(start)
-        while size > 0 and (data := reader.read(min(8 * _MEBIBYTE, size))):
-            size -= len(data)
-            yield data
-    else:
-        import boto3
+        hdfs = hdfs_native.Client(store.root.rpartition("/read/")[0])
 
-        bucket, _, key = store.at(path).partition("/")
-        client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
-        body = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + size - 1}")["Body"]
+        def from_hdfs(path: str, start: int, size: int) -> Iterator[bytes]:
+            reader = hdfs.read(path)
+            reader.seek(start)
+            while size > 0 and (data := reader.read(min(8 * _MEBIBYTE, size))):
+                size -= len(data)
+                yield data
+
+        return from_hdfs
+    import boto3
+
+    s3 = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+
+    def from_s3(path: str, start: int, size: int) -> Iterator[bytes]:
+        bucket, _, key = path.partition("/")
+        body = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + size - 1}")["Body"]
         while data := body.read(8 * _MEBIBYTE):
             yield data
+
+    return from_s3
 
 
 def read(bench: Bench, roots: dict[str, str], folder: str) -> None:

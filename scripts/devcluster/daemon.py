@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from sparkml.launch.parent import die_with_parent
+from sparkml.storage.owner import started
 
 MARK = "SPARKML_DEVCLUSTER"  # in the environment of every process that the cluster, or a job on it, starts
 HOST = "127.0.0.1"
@@ -60,7 +61,7 @@ class Daemon:
                 start_new_session=True,  # Ctrl-C in the terminal that started the cluster is not meant for it
                 preexec_fn=die_with_parent if tied else None,
             )
-        return {"pid": process.pid, "started": psutil.Process(process.pid).create_time(), "ports": dict(self.ports)}
+        return {"pid": process.pid, "started": started(psutil.Process(process.pid)), "ports": dict(self.ports)}
 
     def wait(self, record: Mapping[str, Any], folder: Path, deadline: float) -> None:
         """Wait until it is ready. Raises `NotReadyError` with its last lines when it has ended or takes too long."""
@@ -83,7 +84,7 @@ def alive(record: Mapping[str, Any] | None) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(int(record["pid"]))
-        same = abs(process.create_time() - float(record["started"])) < 1.0
+        same = started(process) == record["started"]
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None

@@ -95,6 +95,7 @@ class Site:
         self.environment: dict[str, str] = {}
         self._remembered: dict[str, bytes] = {}
         self._jobs: list[Job] = []
+        self.processes: list[subprocess.Popen[Any]] = []  # leaders of sessions of their own, ended by `close`
 
     # --- the work ---
 
@@ -118,6 +119,7 @@ class Site:
             process = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env, start_new_session=True
             )
+        self.processes.append(process)
         self._jobs.append(Job(process, out, err))
         return self._jobs[-1]
 
@@ -183,11 +185,10 @@ class Site:
 
     def close(self) -> None:
         """End whatever is left, and remove the store."""
-        for job in self._jobs:
-            if job.process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(job.process.pid, signal.SIGKILL)
-                job.process.wait()
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         self.healthy()
         for name in self.store.list():
             self.store.remove(name)

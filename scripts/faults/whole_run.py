@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import psutil
 import pyarrow.parquet as pq
-import pyspark
 from drill import ROOT, FaultError, wait_for
 from injection import Seen, Site
 
@@ -58,6 +57,7 @@ class Run:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             env=env, cwd=site.folder, start_new_session=True,
         )  # fmt: skip
+        site.processes.append(self.process)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -106,7 +106,7 @@ def standalone(site: Site) -> list[str]:
 
 
 def digest(store: Store) -> str:
-    """Return a hash of what the last run made: rows of predictions, measurements of both candidates, weights of the net."""
+    """Return a hash of what the last run made: rows of predictions, measurements of both candidates."""
     run = last(store)
     found = hashlib.sha256()
     paths = {stage.stage: f"datasets/digits/{stage.stage.replace('.', '/')}/{stage.fingerprint}" for stage in run.stages}
@@ -155,9 +155,19 @@ def begun(site: Site, reference: Reference, words: Sequence[str], prefix: Sequen
         for path in reference.store.files(f"datasets/digits/{stage}"):
             site.store.replace(f"datasets/digits/{stage}/{path}", reference.store.read(f"datasets/digits/{stage}/{path}"))
     site.remember()
+    began = time.time()
     run = Run(site, words, prefix, **environment)
-    run.until(f"Spark {pyspark.__version__} on ")  # the session starts in the training of the forest
+    run.until("] train.forest ...")
+    if not wait_for(lambda: tasks_run(site, began), RUN_SECONDS, lambda: run.process.poll() is not None):
+        raise FaultError(f"no task ran in the training of the forest: {run.tail()}")
     return run
+
+
+def tasks_run(site: Site, since: float) -> bool:
+    """Whether an executor that writes to its log since then has begun a task."""
+    places = ("worker*/app-*/*/stderr", "nm*/logs/application_*/*/stderr")  # Spark's own cluster, YARN
+    logs = [*site.folder.parent.glob(places[0]), *(log for place in places for log in site.cluster.folder.glob(place))]
+    return any(log.stat().st_mtime >= since and b"Running task" in log.read_bytes() for log in logs)
 
 
 def outcome(

@@ -50,7 +50,7 @@ class Backfill:
         """Run the days in their order; return a row for each that was come to.
 
         The first that fails is the last, unless `dates.keep_going`; then too when Spark itself was lost. ``exit_code`` of a row
-        is that of its run, 0 for a partition that is missing and may be: but all of them may not, a wrong path looks like that.
+        is that of its run, 0 for a partition that is missing and may be; all of several may not: a wrong path looks like that.
         """
         rows: list[Row] = []
         began, board = time.monotonic(), Board()
@@ -63,7 +63,7 @@ class Backfill:
                 if len(rows) < len(dates.days):
                     board.line(f"{len(dates.days) - len(rows)} more dates were not come to")
                 break
-        if all(row["status"] == "missing" and not row["exit_code"] for row in rows):
+        if len(rows) > 1 and all(row["status"] == "missing" and not row["exit_code"] for row in rows):
             none = NoInputError(f"none of the {len(rows)} dates has a partition: {rows[-1]['result']}", hint="check source.path")
             rows[-1]["exit_code"] = none.exit_code
             self.tell(none)

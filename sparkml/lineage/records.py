@@ -105,7 +105,7 @@ class RunRecord(BaseModel):
     resume: str = ""
     host: str = ""
     pid: int = 0
-    process_started: float = 0.0
+    process_started: str | float = ""
     user: str = ""
     env: str | None = None
     settings: dict[str, Any] = {}

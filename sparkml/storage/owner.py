@@ -5,21 +5,27 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-_SAME_SECONDS = 0.1  # the kernel counts in hundredths
-
 
 def this_process() -> dict[str, Any]:
     """Return the mark by which `owner_alive` recognises this process later."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(psutil.Process())}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started(psutil.Process())}
 
 
-def _started(process: psutil.Process) -> float:
-    """Seconds after the boot of this host: both of psutil's times move when the clock is set, their difference does not."""
-    return process.create_time() - psutil.boot_time()
+def started(process: psutil.Process) -> str:
+    """Return which boot of this host a process belongs to, and after how many seconds of it it started.
+
+    Both of psutil's times move when the clock is set, their difference does not.
+    """
+    boot = ""
+    with suppress(OSError):  # Linux's own
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}+{process.create_time() - psutil.boot_time():.2f}"
 
 
 def owner_alive(owner: Mapping[str, Any]) -> bool:
@@ -27,6 +33,6 @@ def owner_alive(owner: Mapping[str, Any]) -> bool:
     if owner.get("host") != socket.gethostname():
         return True
     try:
-        return abs(_started(psutil.Process(int(owner["pid"]))) - float(owner["started"])) < _SAME_SECONDS
+        return started(psutil.Process(int(owner["pid"]))) == str(owner["started"])
     except (psutil.NoSuchProcess, KeyError, ValueError):
         return False

@@ -83,6 +83,7 @@ class Watch:
         self._forms = {form: name for name, value in canaries.items() for form in forms(value)}
         self._seen: dict[str, set[str]] = {}  # place -> names of canaries
         self._looked: dict[str, int] = {}
+        self.pythons: set[Path] = set()  # that ran in folders of YARN's containers or of Spark's workers
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="canaries", daemon=True)
 
@@ -134,6 +135,7 @@ class Watch:
                     continue
                 if known.get(pid) == words:
                     same.add(pid)
+                    self._note_python(pid)
                 known[pid] = words
                 self._check("argv", f"argv of {Path(words[0]).name if words else pid}", " ".join(words).encode())
             looks += 1
@@ -142,6 +144,12 @@ class Watch:
                     self._pages("Spark's web pages", f"http://{daemon.HOST}:{port}")
             if looks % 100 == 99 and self._service == "yarn":
                 self._resource_manager()
+
+    def _note_python(self, pid: int) -> None:
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
+            if process.name().startswith("python") and Path(process.cwd()).is_relative_to(self._cluster.folder):
+                self.pythons.add(Path(process.exe()))
 
     def _resource_manager(self) -> None:
         base = f"http://{daemon.HOST}:{self._cluster.state()['ports']['rm-http']}/ws/v1/cluster"

@@ -84,8 +84,7 @@ def test_yarn_runs_driver_and_ranks_from_the_packed_environment(
     assert (run.status, run.result["version"]) == ("done", "tiny@1")
     assert {stage.status for stage in run.stages} == {"ran"}, "\n".join(logs(everything))
     assert run.resume.startswith("scripts/submit --deploy-mode cluster tiny.yaml --env yarn")
-    spark = Store(f"{hdfs}/yarn").read(f"runs/{run.run_id}/logs/spark.log").decode()
-    assert str(ROOT / ".venv" / "lib") not in spark
+    assert watch.pythons and all(python.is_relative_to(everything.folder) for python in watch.pythons), watch.pythons
     assert whole(report := everything.fsck("/yarn")), report
     assert watch.found() == []
 

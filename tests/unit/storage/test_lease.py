@@ -39,7 +39,7 @@ def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
     "dead",
     [
         {**this_process(), "pid": 2**22 + 1},
-        {**this_process(), "started": 1.0},  # the pid was given to another process since
+        {**this_process(), "started": "another boot+1.00"},  # the pid was given to another process since
         {"host": "elsewhere", "pid": 1, "started": 1.0, "beat": time.time() - 120},
     ],
 )
