@@ -123,7 +123,10 @@ def digest(store: Store) -> str:
 
 
 def last(store: Store) -> RunRecord:
-    return next(all_runs(store))
+    run = next(all_runs(store), None)
+    if run is None:
+        raise FaultError("(a) the run left no record")
+    return run
 
 
 @dataclass(frozen=True)
