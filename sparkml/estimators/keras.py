@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasProbabilityCol, HasRawPredictionCol
 from pyspark.sql import DataFrame
-from rich.console import Console
 
 from sparkml.errors import ConfigError
 from sparkml.estimators.keras_data import Frame, Prepared
 from sparkml.estimators.keras_model import KerasClassificationModel, KerasModel, KerasRegressionModel
-from sparkml.estimators.keras_params import HasColumns, HasGang, HasTraining, accessible, defaults
+from sparkml.estimators.keras_params import HasColumns, HasTraining, accessible, defaults
 from sparkml.estimators.net import NetEstimator, NetEstimatorReader
-from sparkml.launch.barrier import BarrierGang, preflight, slots, task_profile
+from sparkml.estimators.ranks import OnRanks
 from sparkml.launch.gang import Report
 from sparkml.launch.options import GangOptions
-from sparkml.launch.restart import Restart, run_with_restarts
 from sparkml.learners.keras_job import KerasJob, train_keras
 from sparkml.learners.source import ModelSource, source_of
 from sparkml.learners.training import TrainingOptions
-from sparkml.observe.progress import Board
 from sparkml.storage import Store
 
 
-class KerasEstimator(HasColumns, HasGang, HasTraining, NetEstimator):
+class KerasEstimator(HasColumns, OnRanks, HasTraining, NetEstimator):
     """What both estimators share.
 
     Columns of doubles and vectors are numbers; columns of integers, alone or in arrays, are ids (0 pads sequences).
@@ -80,35 +75,12 @@ class KerasEstimator(HasColumns, HasGang, HasTraining, NetEstimator):
         spark = dataset.sparkSession
         options, where, class_weight = self.options(), self.gang_options(), self.class_weight()
         frame = Frame(dataset, self._asked())
-        profile = task_profile(spark, where.cpus_per_rank, where.gpus_per_rank)
-        size = where.num_proc or max(1, min(slots(spark, profile), frame.rows))
-        least = min(size, where.min_proc or size)
-        preflight(spark, least, profile)  # before the shards are written, which may take long
+        sizes = self._sizes(spark, frame.rows)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
             prepared = frame.prepare(store, class_weight)
             job = self._job(prepared, options, where, store)
-            gang = BarrierGang(
-                spark,
-                log_dir=self._chosen("logDir"),
-                on_report=report,
-                stall_timeout=where.stall_timeout,
-                cpus_per_rank=where.cpus_per_rank,
-                gpus_per_rank=where.gpus_per_rank,
-                env=where.rank_env,
-            )
-
-            def told(restart: Restart) -> None:
-                report({"rank": 0, "restart": restart.attempt, "note": f"{restart.reason}; again with {restart.size} ranks"})
-
-            results, restarts = run_with_restarts(
-                gang,
-                partial(train_keras, job=job),
-                size,
-                max_restarts=where.max_restarts,
-                min_size=least,
-                on_restart=told,
-            )
-            answer = json.loads(results[0])
+            body, restarts = self._run(spark, partial(train_keras, job=job), sizes, report)
+        answer = json.loads(body)
         self._keep_timeline(answer["history"].pop("timeline"))
         history = {**answer["history"], "restarts": [vars(restart) for restart in restarts]}
         return self._model(base64.b64decode(answer["model"]), history, prepared)
@@ -132,17 +104,6 @@ class KerasEstimator(HasColumns, HasGang, HasTraining, NetEstimator):
     def _model(self, body: bytes, history: dict[str, Any], prepared: Prepared) -> KerasModel:
         signature = {**prepared.signature, "logits": history.pop("logits")}
         return self._trained(self._model_class(body, history, signature, allow=self.source.allow))
-
-    @contextlib.contextmanager
-    def _reports(self) -> Iterator[Report]:
-        if self._on_report is not None or not self._verbose:
-            yield self._on_report or (lambda _: None)
-            return
-        # one terminal has one live display: fits in threads (a tuner's) write lines
-        own = threading.current_thread() is threading.main_thread()
-        console = None if own else Console(stderr=True, force_terminal=False)
-        with Board(console) as board, board.stage(type(self).__name__) as stage:
-            yield stage.rank
 
     def _keep_timeline(self, trace: str) -> None:
         folder = self._chosen("logDir")

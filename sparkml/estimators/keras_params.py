@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasFeaturesCol, HasInputCols, HasLabelCol
 
-from sparkml.config import Options, explain
+from sparkml.config import Options, explain, suggest
 from sparkml.errors import ConfigError
 from sparkml.launch.options import GangOptions
 from sparkml.learners.training import TrainingOptions
+from sparkml.storage import Store
 
 _Kind = TypeVar("_Kind", bound=type[Params])
 
@@ -69,6 +73,26 @@ class HasCheckpoints(Params):
         typeConverter=TypeConverters.toString,
     )
 
+    def _chosen(self, name: str) -> Any:
+        param = self.getParam(name)
+        return self.getOrDefault(param) if self.isDefined(param) else None
+
+    @contextlib.contextmanager
+    def _store(self) -> Iterator[Store]:
+        """Give the place for shards and checkpoints: the user's, or one that is removed afterwards."""
+        folder = self._chosen("checkpointDir")
+        if folder is not None:
+            yield Store(folder)
+            return
+        store = Store(f".sparkml/_fit/{uuid.uuid4().hex[:16]}")
+        try:
+            yield store
+        finally:
+            store.remove("")
+            for parent in (".sparkml/_fit", ".sparkml"):
+                with contextlib.suppress(OSError):  # another fit's, or a run's
+                    os.rmdir(parent)
+
 
 class HasGang(HasCheckpoints):
     """One Param per setting of `GangOptions`, in camelCase, and the folders."""
@@ -115,6 +139,14 @@ class HasTraining(HasClassWeight):
     def options(self) -> TrainingOptions:
         """Return the settings of the training. Raises `ConfigError` for values that are not allowed."""
         return validated(self, TrainingOptions)  # type: ignore[no-any-return]
+
+
+def refuse_unknown(params: Params, given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a name that is none of the Params, with the one that was meant."""
+    for name in given:
+        if not params.hasParam(name):
+            known = sorted(param.name for param in params.params)
+            raise ConfigError(f"{type(params).__name__} has no parameter {name!r}; {suggest(name, known)}")
 
 
 def camel(name: str) -> str:

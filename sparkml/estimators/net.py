@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar
 
 from pyspark.ml import Estimator
 from pyspark.ml.param.shared import HasPredictionCol, HasSeed, HasValidationIndicatorCol, HasWeightCol
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
 
-from sparkml.config import suggest
 from sparkml.errors import ConfigError
 from sparkml.estimators.keras_data import Asked
-from sparkml.estimators.keras_params import HasCheckpoints, HasClassWeight, HasInputs
+from sparkml.estimators.keras_params import HasCheckpoints, HasClassWeight, HasInputs, refuse_unknown
 from sparkml.estimators.net_model import NetModel
 from sparkml.launch.options import RankOptions
 from sparkml.learners.training import NetOptions
@@ -45,10 +40,7 @@ class NetEstimator(
     def _start(self, params: dict[str, Any]) -> None:
         """Take the Params that were given. Raises `ConfigError` for names and values that are not allowed."""
         self._setDefault(seed=7)
-        unknown = [name for name in params if not self.hasParam(name)]
-        if unknown:
-            known = sorted(param.name for param in self.params)
-            raise ConfigError(f"{type(self).__name__} has no parameter {unknown[0]!r}; {suggest(unknown[0], known)}")
+        refuse_unknown(self, params)
         self.setParams(**params)
 
     @abstractmethod
@@ -93,26 +85,6 @@ class NetEstimator(
         """Return a new model with the Params and the uid of this estimator."""
         model._resetUid(self.uid)
         return self._copyValues(model)  # type: ignore[no-any-return]
-
-    def _chosen(self, name: str) -> Any:
-        param = self.getParam(name)
-        return self.getOrDefault(param) if self.isDefined(param) else None
-
-    @contextlib.contextmanager
-    def _store(self) -> Iterator[Store]:
-        """Give the place for shards and checkpoints: the user's, or one that is removed afterwards."""
-        folder = self._chosen("checkpointDir")
-        if folder is not None:
-            yield Store(folder)
-            return
-        store = Store(f".sparkml/_fit/{uuid.uuid4().hex[:16]}")
-        try:
-            yield store
-        finally:
-            store.remove("")
-            for parent in (".sparkml/_fit", ".sparkml"):
-                with contextlib.suppress(OSError):  # another fit's, or a run's
-                    os.rmdir(parent)
 
     def write(self) -> MLWriter:
         return _Writer(self)

@@ -144,6 +144,18 @@ class ShardReader:
                 batch[column.name] = to_numpy(batch[column.name], column)
             yield batch
 
+    def by_group(self) -> Iterator[tuple[RowGroup, Iterator[Arrays]]]:
+        """Yield each row group with its rows in order, in blocks that do not depend on what else is read."""
+        for file, groups in self._opened(self._groups):
+            for group in groups:
+                yield (
+                    group,
+                    (
+                        {column.name: to_numpy(batch.column(at), column) for at, column in enumerate(self._columns)}
+                        for batch in self._read(file, [group])
+                    ),
+                )
+
     def _blocks(self, skip: int) -> Iterator[Block]:
         """Stream blocks in order."""
         position = 0
