@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import hashlib
 import io
@@ -94,7 +93,9 @@ class Plan:
                 "--deploy-mode cluster: Spark has none for Python applications on a standalone cluster",
                 hint="--deploy-mode client, from a host of the cluster's network",
             )
-        asked = {**self._file_conf(), **self.settings.spark.conf}
+        asked = self._asked()
+        for value in asked.values():
+            resolve_reference(value)  # one that is not there is told before anything is packed
         secret = self.wanted.secret_file or asked.get("spark.authenticate.secret")
         if self.master.startswith("spark://") and asked.get("spark.authenticate") == "true" and not secret:
             raise ConfigError(
@@ -136,7 +137,7 @@ class Plan:
             self.archives.append(f"{self._sent(archive, folder, send)}#environment")
         elif self.wanted.environment != "none":
             self.archives.append(f"{self._found(self.wanted.environment)}#environment")
-        if self.kind == "yarn" and not ({"spark.yarn.archive", "spark.yarn.jars"} & {*self.settings.spark.conf}):
+        if self.kind == "yarn" and not ({"spark.yarn.archive", "spark.yarn.jars"} & {*self._asked()}):
             from pyspark import __version__ as version
 
             spark = cache / f"spark-{version}-jars.zip"
@@ -272,6 +273,10 @@ class Plan:
         found["SPARK_SUBMIT_OPTS"] = f"{quiet} {os.environ.get('SPARK_SUBMIT_OPTS', '')}".strip()
         return found
 
+    def _asked(self) -> dict[str, str]:
+        """Return the settings of Spark that were asked for, by files and by words."""
+        return {**self._file_conf(), **self.settings.spark.conf}
+
     def _file_conf(self) -> dict[str, str]:
         path = conf_dir() / "spark" / f"{self.wanted.env}.conf"
         return read_properties(path) if path.exists() else {}
@@ -329,11 +334,15 @@ def run(plan: Plan) -> int:
     """Submit, and return the exit code of ``spark-submit``."""
     with properties_file(plan.properties()) as descriptor:
         command = plan.command(f"/proc/self/fd/{descriptor}")
-        process = subprocess.Popen(command, env=plan.variables(), pass_fds=[descriptor])
+        process, stopped = subprocess.Popen(command, env=plan.variables(), pass_fds=[descriptor]), False
         while (code := process.poll()) is None:
-            with contextlib.suppress(KeyboardInterrupt):  # the driver has got it, too, and takes its time to end in order
+            try:
                 process.wait()
-    if code and plan.cluster_mode:
+            except KeyboardInterrupt:  # the driver has got it, too, and takes its time to end in order
+                stopped = True
+    if stopped and plan.cluster_mode:
+        _say("the application goes on without being watched; yarn application -kill ID ends it")
+    elif code and plan.cluster_mode:
         where = f"--env {plan.wanted.env} --set store={plan.settings.store}"
         _say(f"it failed on the cluster; sparkml runs {where} says where and how to go on, yarn logs has the driver's output")
     return code

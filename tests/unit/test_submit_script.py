@@ -107,6 +107,7 @@ def test_secrets_are_in_memory_for_as_long_as_it_takes(tmp_path: Path) -> None:
         ([], {"conf": ["spark.executor.cores"]}, "is not of the form key.path=value"),
         ([], {"env": "yarm"}, "did you mean 'yarn'"),
         ([], {"conf": ["spark.authenticate.secret=plain"]}, "a secret stands in the settings"),
+        ([], {"conf": ["spark.some.key=${env:SPARKML_TEST_NOT_SET}"]}, "SPARKML_TEST_NOT_SET"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_refused_before_anything_is_packed(words: list[str], options: dict[str, object], said: str) -> None:
