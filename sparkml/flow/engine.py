@@ -15,6 +15,7 @@ from sparkml.flow.faults import explained
 from sparkml.lineage.fingerprint import code_fingerprint, fingerprint
 from sparkml.lineage.openlineage import save_events
 from sparkml.lineage.records import InputRef, RunRecord, StageRecord, all_runs, now, save_run
+from sparkml.observe.executors import LostExecutors
 from sparkml.observe.logs import log_folder
 from sparkml.observe.progress import Board, StageProgress
 from sparkml.settings import RunSettings
@@ -129,7 +130,7 @@ class Engine:
                 self.board.line(
                     f"Spark {self._spark.version} on {self._spark.sparkContext.master} in {time.monotonic() - began:.1f} s"
                 )
-            self.board.watch_spark(self._task_counts)
+            self.board.watch_spark(self._task_counts, LostExecutors(self._spark.sparkContext))
         return self._spark
 
     def artifact(

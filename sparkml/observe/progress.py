@@ -17,6 +17,7 @@ from rich.table import Column
 log = logging.getLogger(__name__)
 
 SparkCounts = Callable[[], tuple[int, int]]
+SparkNews = Callable[[], list[str]]
 
 
 class StageProgress:
@@ -53,6 +54,7 @@ class Board:
         )
         self._tasks: dict[str, TaskID] = {}
         self._spark_counts: SparkCounts | None = None
+        self._spark_news: SparkNews | None = None
         self._started = time.monotonic()
 
     def __enter__(self) -> Board:
@@ -62,9 +64,9 @@ class Board:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def watch_spark(self, counts: SparkCounts) -> None:
-        """Fill the bar of the running stage from Spark's (finished, all) task counts."""
-        self._spark_counts = counts
+    def watch_spark(self, counts: SparkCounts, news: SparkNews) -> None:
+        """Fill the bar of the running stage from Spark's (finished, all) task counts, and print as warnings what is new."""
+        self._spark_counts, self._spark_news = counts, news
 
     def line(self, text: str) -> None:
         """Print one line for a person."""
@@ -85,8 +87,7 @@ class Board:
             self.line(f"{name} ...")
         done = threading.Event()
         poller = threading.Thread(target=self._poll, args=(name, done), daemon=True)
-        if self.live:
-            poller.start()
+        poller.start()
         began = time.monotonic()
         try:
             yield stage
@@ -95,6 +96,7 @@ class Board:
             raise
         finally:
             done.set()
+            poller.join(5)  # seconds: a JVM that does not answer must not hold up the end
             self._drop_ranks(name)
         self._bars.update(self._tasks[name], total=1, completed=1, text=stage.text)
         if not self.live:
@@ -138,14 +140,22 @@ class Board:
             self._bars.remove_task(self._tasks.pop(key))
 
     def _poll(self, name: str, done: threading.Event) -> None:
-        while not done.wait(0.5):
-            if self._spark_counts is None:
+        over = False
+        while not over:
+            over = done.wait(_POLL_SECONDS)  # then once more: what happened last is told, too
+            if self._spark_counts is None or self._spark_news is None:
                 continue
-            finished, total = self._spark_counts()
+            try:
+                for text in self._spark_news():
+                    self.line(f"warning: {text}")
+                finished, total = self._spark_counts() if self.live and not over else (0, 0)
+            except Exception:  # the JVM is gone; whoever waits for it will say so
+                return
             if total:
                 self._bars.update(self._tasks[name], total=total, completed=min(finished, total - 1))
 
 
+_POLL_SECONDS = 0.5
 _UNITS = {"rows_per_second": "{:,.0f} rows/s", "step_ms": "{:.1f} ms/step", "seconds": "{:.1f} s"}
 _SHARES = {"data_share": "data", "wait_share": "waits"}
 _APART = frozenset({"rank", "epoch", "epochs", "step", "steps", "restart", "step_share"})

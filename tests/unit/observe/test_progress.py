@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 from rich.console import Console
 
@@ -45,3 +46,29 @@ def test_stragglers_and_restarts_are_told() -> None:
 def test_on_a_terminal_every_rank_has_its_bar() -> None:
     text = shown({**EPOCH, "step": 5, "steps": 10}, {**EPOCH, "rank": 1, "step": 4, "steps": 10}, live=True)
     assert "train.net rank 0" in text and "train.net rank 1" in text and "epoch 4/8" in text
+
+
+def test_what_spark_lost_is_told_while_a_stage_runs_and_at_its_end() -> None:
+    out, news = io.StringIO(), [["executor 1 was lost: exit code 137"]]
+    with Board(Console(file=out, force_terminal=False, width=150)) as board:
+        board.watch_spark(lambda: (0, 0), lambda: news.pop() if news else [])
+        with board.stage("features"):
+            time.sleep(0.7)
+            assert "warning: executor 1 was lost: exit code 137" in out.getvalue()
+            news.append(["executor 2 was lost: preempted"])
+        with board.stage("train"):
+            pass
+    text = out.getvalue()
+    assert text.index("executor 2 was lost") < text.index("train ...")
+
+
+def test_a_dead_jvm_ends_no_stage() -> None:
+    def gone() -> list[str]:
+        raise ConnectionError("Answer from Java side is empty")
+
+    out = io.StringIO()
+    with Board(Console(file=out, force_terminal=False)) as board:
+        board.watch_spark(lambda: (0, 0), gone)
+        with board.stage("features"):
+            pass
+    assert "features done" in out.getvalue()
