@@ -146,9 +146,10 @@ class Watch:
                 self._resource_manager()
 
     def _note_python(self, pid: int) -> None:
-        with contextlib.suppress(psutil.Error, OSError):
+        with contextlib.suppress(psutil.Error, OSError, ValueError):  # it has ended, or runs elsewhere
             process = psutil.Process(pid)
-            if process.name().startswith("python") and Path(process.cwd()).is_relative_to(self._cluster.folder):
+            where = Path(process.cwd()).relative_to(self._cluster.folder).parts
+            if process.name().startswith("python") and where and where[0].startswith(("nm", "worker")):
                 self.pythons.add(Path(process.exe()))
 
     def _resource_manager(self) -> None:
