@@ -24,6 +24,7 @@ from sparkml.storage import Store
 
 Fault = Callable[[Site], Seen]
 RUN_SECONDS = 420.0
+EXECUTORS = 2  # of conf/env
 # small, with everything in it: a shuffle, a forest, a gang of two ranks, metrics, a registration, a table of predictions
 _SMALL = {
     "train.candidates.forest.params.numTrees": "20",
@@ -162,15 +163,15 @@ def begun(site: Site, reference: Reference, words: Sequence[str], prefix: Sequen
     run = Run(site, words, prefix, **environment)
     run.until("] train.forest ...")
     if not wait_for(lambda: tasks_run(site, began), RUN_SECONDS, lambda: run.process.poll() is not None):
-        raise FaultError(f"no task ran in the training of the forest: {run.tail()}")
+        raise FaultError(f"no tasks ran in the training of the forest: {run.tail()}")
     return run
 
 
 def tasks_run(site: Site, since: float) -> bool:
-    """Whether an executor that writes to its log since then has begun a task."""
+    """Whether both executors, those that write to their logs since then, have begun a task."""
     places = ("worker*/app-*/*/stderr", "nm*/logs/application_*/*/stderr")  # Spark's own cluster, YARN
     logs = [*site.folder.parent.glob(places[0]), *(log for place in places for log in site.cluster.folder.glob(place))]
-    return any(log.stat().st_mtime >= since and b"Running task" in log.read_bytes() for log in logs)
+    return sum(log.stat().st_mtime >= since and b"Running task" in log.read_bytes() for log in logs) >= EXECUTORS
 
 
 def outcome(
