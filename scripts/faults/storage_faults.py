@@ -13,6 +13,7 @@ import numpy as np
 from drill import FaultError, SkipError
 from injection import Seen, Site
 from s3_proxy import Request, S3Proxy, is_conditional, is_skewed, is_upload
+from store_workload import Settings
 
 from sparkml.learners.checkpoint import Checkpoint, CheckpointFolder
 from sparkml.shards import copies
@@ -20,6 +21,7 @@ from sparkml.storage.manifest import MANIFEST
 
 Fault = Callable[[Site], Seen]
 _SKEW_SECONDS = 1200.0
+_FIRST_SHARDS = f"datasets/{Settings.name}/shards/0000"
 
 
 def in_work(
@@ -133,7 +135,7 @@ def corrupted(replicas: int) -> Fault:
         if "digest" in told:
             return site.seen(job, at)
         # all copies are lost: nothing can bring them back, but they must not be taken for good
-        site.store.remove("datasets/work/shards/0000")
+        site.store.remove(_FIRST_SHARDS)
         seen = site.seen(job, at)
         return Seen(seen.user, seen.seconds, "no: made again once the artifact was removed", seen.retries, seen.digest)
 
@@ -162,9 +164,9 @@ def altered_manifest(site: Site) -> Seen:
     """Cut in half, another size of a file, a file that is not there: one of them each time."""
     site.prepare()
     first = site.start().finish()
-    path = f"datasets/work/shards/0000/{MANIFEST}"
+    path = f"{_FIRST_SHARDS}/{MANIFEST}"
     body = site.store.read(path)
-    told = site.store.manifest("datasets/work/shards/0000")
+    told = site.store.manifest(_FIRST_SHARDS)
     size = f'"size": {told.files[0].size}'.encode()
     ways = [body[: len(body) // 2], body.replace(size, b'"size": 17', 1), body.replace(told.files[0].path.encode(), b"else", 1)]
     site.store.replace(path, ways[site.turn % 3])

@@ -24,9 +24,6 @@ class Family(Protocol):
     def check(self, y: Array) -> str | None:
         """Return what is wrong with labels, if anything is."""
 
-    def start(self, mean: float) -> float:
-        """Return the eta whose prediction is the label's mean."""
-
     def derivatives(self, eta: Array, y: Array) -> tuple[Array, Array]:
         """Return slope and curvature."""
 
@@ -44,9 +41,6 @@ class Gaussian:
 
     def check(self, y: Array) -> str | None:
         return None
-
-    def start(self, mean: float) -> float:
-        return mean
 
     def derivatives(self, eta: Array, y: Array) -> tuple[Array, Array]:
         return eta - y, np.ones_like(eta)
@@ -68,9 +62,6 @@ class Binomial:
     def check(self, y: Array) -> str | None:
         wrong = y[(y != 0) & (y != 1)]
         return f"a label of two classes is 0 or 1, not {wrong[0]:g}" if len(wrong) else None
-
-    def start(self, mean: float) -> float:
-        return float(np.log(mean / (1 - mean)))
 
     def derivatives(self, eta: Array, y: Array) -> tuple[Array, Array]:
         p = self.predict(eta)
@@ -102,9 +93,6 @@ class Poisson:
         wrong = y[~(y >= 0)]
         return f"a label of the poisson family is 0 or more, not {wrong[0]:g}" if len(wrong) else None
 
-    def start(self, mean: float) -> float:
-        return float(np.log(mean))
-
     def derivatives(self, eta: Array, y: Array) -> tuple[Array, Array]:
         mean = np.exp(eta)
         return mean - y, mean
@@ -127,9 +115,6 @@ class Gamma:
     def check(self, y: Array) -> str | None:
         wrong = y[~(y > 0)]
         return f"a label of the gamma family is positive, not {wrong[0]:g}" if len(wrong) else None
-
-    def start(self, mean: float) -> float:
-        return float(np.log(mean))
 
     def derivatives(self, eta: Array, y: Array) -> tuple[Array, Array]:
         ratio = y * np.exp(-eta)

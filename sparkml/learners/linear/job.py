@@ -63,7 +63,7 @@ def train_linear(worker: Worker, job: LinearJob) -> bytes:
         The loss is not finite.
     """
     rank = _Rank(worker, job)
-    w = rank.start()
+    w = np.zeros(rank.features + 1)
     decrements: dict[str, list[float]] = {}
     for count in rank.samples():
         found = minimise(
@@ -128,9 +128,6 @@ class _Rank:
         self.kept.clear()
 
     # --- passes ---
-
-    def start(self) -> Array:
-        return np.zeros(self.features + 1)
 
     def told(self, step: Step) -> None:
         self.step += 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn import linear_model
 
 from sparkml.errors import DataError
 from sparkml.launch.processes import ProcessGang
@@ -58,7 +59,6 @@ def run(url: str, size: int, **more: Any) -> bytes:
 
 
 def test_the_optimum_of_all_rows_and_the_same_bits_on_any_number_of_ranks(tmp_path: Path) -> None:
-    linear = pytest.importorskip("sklearn.linear_model")
     x, y, weight = rows(23_456)
     url = publish(tmp_path, x, y, weight)
     answers = {run(url, size, tolerance=1e-5) for size in (1, 2, 3)}
@@ -66,7 +66,7 @@ def test_the_optimum_of_all_rows_and_the_same_bits_on_any_number_of_ranks(tmp_pa
     answer = json.loads(answers.pop())
     assert answer["converged"] and answer["rows"] == len(x) and answer["weight"] == weight.sum()
     deviation = np.sqrt(np.cov(x.T, aweights=weight).diagonal())
-    exact = linear.LogisticRegression(C=1 / (0.001 * weight.sum()), tol=1e-12, solver="newton-cholesky").fit(
+    exact = linear_model.LogisticRegression(C=1 / (0.001 * weight.sum()), tol=1e-12, solver="newton-cholesky").fit(
         x / deviation, y, weight
     )
     np.testing.assert_allclose(answer["w"], [*(exact.coef_[0] / deviation), exact.intercept_[0]], atol=1e-5)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn import linear_model
 
 from sparkml.learners.linear.families import Binomial, Family, Gamma, Gaussian, Poisson
 from sparkml.learners.linear.newton import Penalty, minimise
@@ -49,17 +50,16 @@ def fitted(x: Any, y: Any, family: Family, penalty: Penalty, weight: Any = None,
 @pytest.mark.parametrize("strength", [0.0, 0.1])
 @pytest.mark.parametrize("family", [Gaussian(), Binomial(), Poisson(), Gamma()], ids=lambda family: family.name)
 def test_the_optimum_is_that_of_scikit_learn(family: Family, strength: float) -> None:
-    linear = pytest.importorskip("sklearn.linear_model")
     x, y = data(family)
     weight = np.random.default_rng(4).integers(1, 4, ROWS).astype(float)
     total = weight.sum()
     theirs = {
-        "gaussian": lambda: linear.Ridge(alpha=strength * total, tol=1e-12, solver="cholesky"),
-        "binomial": lambda: linear.LogisticRegression(
+        "gaussian": lambda: linear_model.Ridge(alpha=strength * total, tol=1e-12, solver="cholesky"),
+        "binomial": lambda: linear_model.LogisticRegression(
             C=1 / (strength * total) if strength else np.inf, tol=1e-12, solver="newton-cholesky", max_iter=1000
         ),
-        "poisson": lambda: linear.PoissonRegressor(alpha=strength, tol=1e-12, solver="newton-cholesky", max_iter=1000),
-        "gamma": lambda: linear.GammaRegressor(alpha=strength, tol=1e-12, solver="newton-cholesky", max_iter=1000),
+        "poisson": lambda: linear_model.PoissonRegressor(alpha=strength, tol=1e-12, solver="newton-cholesky", max_iter=1000),
+        "gamma": lambda: linear_model.GammaRegressor(alpha=strength, tol=1e-12, solver="newton-cholesky", max_iter=1000),
     }[family.name]().fit(x, y, sample_weight=weight)
     w = fitted(x, y, family, Penalty(strength, standardised=False), weight)
     np.testing.assert_allclose(w, np.append(theirs.coef_.ravel(), theirs.intercept_), rtol=1e-7, atol=1e-8)
