@@ -3,132 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import logging
+import math
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
-from pyspark.ml import Estimator, Model
-from pyspark.ml.functions import array_to_vector
-from pyspark.ml.linalg import DenseVector
+from pyspark.ml import Estimator
+from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import (
-    HasFeaturesCol,
+    HasElasticNetParam,
     HasFitIntercept,
-    HasLabelCol,
     HasMaxIter,
-    HasPredictionCol,
     HasProbabilityCol,
     HasRawPredictionCol,
     HasRegParam,
     HasSeed,
     HasStandardization,
+    HasThreshold,
     HasTol,
     HasWeightCol,
 )
-from pyspark.ml.util import (
-    DefaultParamsReadable,
-    DefaultParamsReader,
-    DefaultParamsWritable,
-    DefaultParamsWriter,
-    MLReadable,
-    MLReader,
-    MLWritable,
-    MLWriter,
-)
-from pyspark.sql import Column as SparkColumn
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import arrow_udf
 
-from sparkml.errors import ConfigError, DataError
-from sparkml.estimators.keras_data import Asked, Frame
+from sparkml.errors import ConfigError
 from sparkml.estimators.keras_params import accessible, defaults, refuse_unknown
-from sparkml.estimators.materialise import handed_over
+from sparkml.estimators.linear_data import LinearRows
+from sparkml.estimators.linear_model import (
+    GeneralizedLinearRegressionModel,
+    GlmParams,
+    LinearColumns,
+    LinearModel,
+    LinearRegressionModel,
+    LinearSVCModel,
+    LogisticRegressionModel,
+)
 from sparkml.estimators.ranks import OnRanks
 from sparkml.launch.gang import Report
 from sparkml.launch.options import GangOptions
-from sparkml.learners.linear.families import FAMILIES
+from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
+from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import LinearJob, train_linear
-from sparkml.learners.linear.newton import Penalty
-from sparkml.shards.schema import Column, check_finite, to_arrow, to_numpy
+from sparkml.learners.linear.quadratic import Penalty
+
+log = logging.getLogger(__name__)
 
 
-class LinearColumns(HasFeaturesCol, HasLabelCol, HasPredictionCol):
-    """Columns of the estimators and of their models."""
+class HasBounds(Params):
+    """Bounds of the coefficients, as MLlib's LogisticRegression has them, in lists or vectors."""
 
-
-class LinearModel(Model, LinearColumns, MLWritable, MLReadable[Any]):
-    """Coefficients, an intercept, and how they were found.
-
-    Attributes
-    ----------
-    coefficients, intercept
-        Of the features as they come.
-    history
-        ``passes`` over all rows, ``decrements`` (the Newton decrement of each pass, samples included), ``converged``,
-        ``objective``, ``rows``, ``weight``, ``restarts``.
-    """
-
-    def __init__(
-        self, coefficients: Any = (), intercept: float = 0.0, history: dict[str, Any] | None = None, family: str = ""
-    ) -> None:
-        super().__init__()
-        self.coefficients, self.intercept = DenseVector(coefficients), float(intercept)
-        self.history, self.family = history or {}, family
-
-    @property
-    def numFeatures(self) -> int:
-        return len(self.coefficients)
-
-    def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
-        """Return the columns to add, of the margin and the mean."""
-        return {self.getPredictionCol(): predicted["mean"]}
-
-    def _transform(self, dataset: DataFrame) -> DataFrame:
-        name = self.getFeaturesCol()
-        if name not in dataset.columns:
-            raise DataError(f"there is no column {name!r}, only {', '.join(dataset.columns)}", hint="set featuresCol")
-        column = Column(name=name, dtype="float32", shape=(self.numFeatures,))
-        predict = _Predict(column, self.coefficients.toArray(), self.intercept, self.family)
-        made = arrow_udf(predict.udf(), "struct<margin: double, mean: double>")(handed_over(dataset, column))  # type: ignore[call-overload]
-        hidden = f"__of {self.uid}"
-        added = {name: value for name, value in self._outputs(F.col(f"`{hidden}`")).items() if name}
-        for other in added:
-            if other in dataset.columns:
-                raise DataError(f"there is a column {other!r} already", hint="drop it, or name the model's output columns anew")
-        return dataset.withColumn(hidden, made).withColumns(added).drop(hidden)
-
-    def write(self) -> MLWriter:
-        return _Writer(self)
-
-    @classmethod
-    def read(cls) -> MLReader[Any]:
-        return _Reader(cls)
-
-
-class _Predict:
-    """The linear predictor and the mean as a function of Arrow columns; travels to the Python workers."""
-
-    def __init__(self, column: Column, coefficients: Any, intercept: float, family: str) -> None:
-        self._column, self._w, self._b, self._family = column, coefficients, intercept, family
-
-    def udf(self) -> Callable[..., Any]:
-        def predict(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-            for batch in batches:
-                yield self._predicted(batch)
-
-        predict.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
-        return predict
-
-    def _predicted(self, array: pa.Array) -> pa.Array:
-        if array.null_count:
-            raise ValueError(f"column {self._column.name!r} has {array.null_count} null values: a linear model takes none")
-        stored = to_arrow(array, self._column)
-        check_finite(stored, self._column)
-        margin = to_numpy(stored, self._column) @ self._w + self._b
-        mean = FAMILIES[self._family].predict(margin)
-        return pa.StructArray.from_arrays([pa.array(margin), pa.array(mean)], names=["margin", "mean"])
+    lowerBoundsOnCoefficients: Param[Any] = Param(
+        Params._dummy(), "lowerBoundsOnCoefficients", "one per feature", typeConverter=TypeConverters.toListFloat
+    )
+    upperBoundsOnCoefficients: Param[Any] = Param(
+        Params._dummy(), "upperBoundsOnCoefficients", "one per feature", typeConverter=TypeConverters.toListFloat
+    )
+    lowerBoundOnIntercept: Param[Any] = Param(
+        Params._dummy(), "lowerBoundOnIntercept", "lower bound of the intercept", typeConverter=TypeConverters.toFloat
+    )
+    upperBoundOnIntercept: Param[Any] = Param(
+        Params._dummy(), "upperBoundOnIntercept", "upper bound of the intercept", typeConverter=TypeConverters.toFloat
+    )
 
 
 class LinearEstimator(
@@ -136,102 +73,149 @@ class LinearEstimator(
     LinearColumns,
     HasWeightCol,
     HasRegParam,
+    HasElasticNetParam,
     HasFitIntercept,
     HasStandardization,
     HasMaxIter,
     HasTol,
     HasSeed,
+    HasBounds,
     OnRanks,
     DefaultParamsWritable,
     DefaultParamsReadable[Any],
 ):
-    """Params are those of MLlib. `maxIter` counts passes over all rows; `tol` is the Newton decrement of the last of them.
+    """Params are those of MLlib. `maxIter` counts passes over all rows.
 
-    The fit starts on a growing random sample of row groups, so that one pass over all rows is mostly enough, or two. The same
-    rows give the same bits on any number of ranks.
+    `tol` is the distance from the optimum at which a fit ends, in the norm of the loss's Hessian: about the root mean square of
+    what is wrong with the linear predictor. The fit starts on a growing random sample of row groups, so that one pass over
+    all rows is mostly enough, or two. The same rows give the same bits on any number of ranks.
     """
 
-    _task: ClassVar[str] = "regression"
+    maxMemoryInMB: Param[int] = Param(
+        Params._dummy(),
+        "maxMemoryInMB",
+        "MiB of rows that all ranks together keep from one pass to the next",
+        typeConverter=TypeConverters.toInt,
+    )
+
     _model_class: ClassVar[type[LinearModel]] = LinearModel
 
     def __init__(self, *, on_report: Report | None = None, verbose: bool = True, **params: Any) -> None:
         super().__init__()
         self._on_report, self._verbose = on_report, verbose
-        self._setDefault(seed=7, regParam=0.0, fitIntercept=True, standardization=True, maxIter=100, tol=1e-4)
-        self._setDefault(**defaults(GangOptions))
+        self._setDefault(seed=7, regParam=0.0, elasticNetParam=0.0, fitIntercept=True, standardization=True)
+        self._setDefault(maxIter=100, tol=1e-6, maxMemoryInMB=512)
+        self._setDefault(**self._defaults(), **defaults(GangOptions))
         refuse_unknown(self, params)
         self.setParams(**params)
 
+    def _defaults(self) -> dict[str, Any]:
+        return {}
+
     def setParams(self, **params: Any) -> LinearEstimator:
         """Set Params by name. Raises `ConfigError` for values that are not allowed."""
+        refuse_unknown(self, params)
         self._set(**{name: value for name, value in params.items() if value is not None})
-        for name, least in (("regParam", 0.0), ("tol", 0.0), ("maxIter", 1)):
-            if not self.getOrDefault(name) >= least:
-                raise ConfigError(f"{type(self).__name__}: {name} = {self.getOrDefault(name)}: must be {least:g} or more")
-        self.gang_options()
+        self._check()
         return self
 
-    def _family(self) -> str:
-        return "gaussian"
+    def _check(self) -> None:
+        for name, least, most in (
+            ("regParam", 0.0, math.inf),
+            ("elasticNetParam", 0.0, 1.0),
+            ("tol", 0.0, math.inf),
+            ("maxIter", 1, math.inf),
+            ("maxMemoryInMB", 1, math.inf),
+        ):
+            value = self.getOrDefault(name)
+            if not least <= value <= most:
+                allowed = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+                raise ConfigError(f"{type(self).__name__}: {name} = {value}: must be {allowed}")
+        self._family()
+        self.gang_options()
+
+    def _family(self) -> Family:
+        return family_of("gaussian")
+
+    def _penalty(self, features: int) -> Penalty:
+        bounds: dict[str, Any] = {}
+        for side, none in (("lower", -math.inf), ("upper", math.inf)):
+            slopes, intercept = self._chosen(f"{side}BoundsOnCoefficients"), self._chosen(f"{side}BoundOnIntercept")
+            if slopes is not None and len(slopes) != features:
+                raise ConfigError(f"{side}BoundsOnCoefficients has {len(slopes)} bounds for {features} features")
+            if slopes is not None or intercept is not None:
+                bounds[side] = (*(slopes or [none] * features), none if intercept is None else intercept)
+        if len(bounds) == 2 and any(low > high for low, high in zip(bounds["lower"], bounds["upper"], strict=True)):
+            raise ConfigError("a lower bound is above its upper bound")
+        return Penalty(self.getRegParam(), self.getElasticNetParam(), self.getStandardization(), self.getFitIntercept(), **bounds)
 
     def _fit(self, dataset: DataFrame) -> LinearModel:
-        family = self._family()
-        weight = self.getOrDefault(self.weightCol) if self.isDefined(self.weightCol) else None
-        frame = Frame(
-            dataset,
-            Asked([self.getFeaturesCol()], [self.getLabelCol()], weight, None, self._task, None, None, None),
-        )
-        sizes = self._sizes(dataset.sparkSession, frame.rows)  # before the shards are written, which may take long
+        self._check()  # what `fit(frame, {...})` and tuners set, too
+        weight, offset = self._chosen("weightCol"), self._chosen("offsetCol") if self.hasParam("offsetCol") else None
+        rows = LinearRows(dataset, self.getFeaturesCol(), self.getLabelCol(), weight, offset)
+        sizes = self._sizes(dataset.sparkSession, rows.rows)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
+            written = rows.shards(store)
             job = LinearJob(
-                shards=frame.prepare(store, None).train,
+                shards=written.url,
                 features=self.getFeaturesCol(),
                 label=self.getLabelCol(),
                 weight=weight,
-                family=family,
-                penalty=Penalty(
-                    self.getRegParam(), self.getStandardization(), self.getFitIntercept(), by_label=family == "gaussian"
-                ),
+                offset=offset,
+                family=self._family(),
+                penalty=self._penalty(written.features),
                 tolerance=self.getTol(),
                 passes=self.getMaxIter(),
                 seed=self.getSeed(),
+                memory=self.getOrDefault("maxMemoryInMB") << 20,
             )
             body, restarts = self._run(dataset.sparkSession, partial(train_linear, job=job), sizes, report)
         history = json.loads(body)
         *coefficients, intercept = history.pop("w")
+        history["warnings"] = _warnings(history, written.names)
+        for warning in history["warnings"]:
+            log.warning("%s: %s", type(self).__name__, warning)
         history["restarts"] = [vars(restart) for restart in restarts]
-        model = self._model_class(coefficients, intercept, history, family)
+        model = self._model_class(np.array(coefficients), intercept, written.names, history)
         model._resetUid(self.uid)
         return self._copyValues(model)
 
 
+def _warnings(history: dict[str, Any], names: list[str]) -> list[str]:
+    """Say what a user should know of before relying on the coefficients."""
+
+    def named(numbers: list[int]) -> str:
+        shown = [names[number] if names else str(number) for number in numbers[:10]]
+        return ", ".join(shown) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+
+    found = []
+    if history["separated"]:
+        found.append(
+            "the features tell the classes apart without an error: there is no finite optimum, and the coefficients are those "
+            "of the pass that found it; set regParam to have one"
+        )
+    elif not history["converged"]:
+        found.append(f"not converged after {history['passes']} passes; raise maxIter, or regParam if the coefficients are large")
+    if history["constant"]:
+        found.append(f"constant features have the coefficient 0: {named(history['constant'])}")
+    if history["dependent"]:
+        found.append(
+            f"features depend linearly on one another: {named(history['dependent'])}; of all optima this is the one nearest to 0"
+        )
+    return found
+
+
 @accessible
-class LogisticRegressionModel(LinearModel, HasProbabilityCol, HasRawPredictionCol):
-    """Adds ``prediction`` (0.0 or 1.0), ``probability`` and ``rawPrediction`` (Vectors of two). One named "" is left out."""
-
-    def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
-        margin, mean = predicted["margin"], predicted["mean"]
-        return {
-            self.getOrDefault("rawPredictionCol"): array_to_vector(F.array(-margin, margin)),
-            self.getOrDefault("probabilityCol"): array_to_vector(F.array(1 - mean, mean)),
-            self.getPredictionCol(): (margin > 0).cast("double"),
-        }
-
-
-@accessible
-class LogisticRegression(LinearEstimator, HasProbabilityCol, HasRawPredictionCol):
+class LogisticRegression(LinearEstimator, HasProbabilityCol, HasRawPredictionCol, HasThreshold):
     """Two classes, 0 and 1."""
 
-    _task = "classification"
     _model_class = LogisticRegressionModel
 
-    def _family(self) -> str:
-        return "binomial"
+    def _defaults(self) -> dict[str, Any]:
+        return {"threshold": 0.5}
 
-
-@accessible
-class LinearRegressionModel(LinearModel):
-    """Adds ``prediction``."""
+    def _family(self) -> Family:
+        return Binomial()
 
 
 @accessible
@@ -240,31 +224,31 @@ class LinearRegression(LinearEstimator):
 
     _model_class = LinearRegressionModel
 
-
-class _Writer(MLWriter):
-    def __init__(self, model: LinearModel) -> None:
-        super().__init__()
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:
-        model = self._model
-        made = {"coefficients": model.coefficients.toArray().tolist(), "intercept": model.intercept}
-        extra = {**made, "history": model.history, "family": model.family}
-        DefaultParamsWriter.saveMetadata(model, path, self.sparkSession, extraMetadata=extra)
+    def _penalty(self, features: int) -> Penalty:
+        return replace(super()._penalty(features), by_label=True)
 
 
-class _Reader(MLReader[LinearModel]):
-    def __init__(self, kind: type[LinearModel]) -> None:
-        super().__init__()
-        self._kind = kind
+@accessible
+class LinearSVC(LinearEstimator, HasRawPredictionCol, HasThreshold):
+    """A linear support vector machine of two classes, 0 and 1, with the squared hinge loss."""
 
-    def load(self, path: str) -> LinearModel:
-        """Raise `ConfigError` when the folder holds another kind of model."""
-        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
-        wanted = f"{self._kind.__module__}.{self._kind.__name__}"
-        if metadata["class"] != wanted:
-            raise ConfigError(f"{path} holds a {metadata['class']}, not a {wanted}")
-        model = self._kind(np.array(metadata["coefficients"]), metadata["intercept"], metadata["history"], metadata["family"])
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
-        return model
+    _model_class = LinearSVCModel
+
+    def _defaults(self) -> dict[str, Any]:
+        return {"threshold": 0.0}
+
+    def _family(self) -> Family:
+        return SquaredHinge()
+
+
+@accessible
+class GeneralizedLinearRegression(LinearEstimator, GlmParams):
+    """A distribution of the label and a link; the penalty is that of the mean loss, of features as they come."""
+
+    _model_class = GeneralizedLinearRegressionModel
+
+    def _defaults(self) -> dict[str, Any]:
+        return {"family": "gaussian", "variancePower": 0.0, "standardization": False}
+
+    def _family(self) -> Family:
+        return GlmParams._family(self)

@@ -11,10 +11,15 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml import classification as mllib
 from pyspark.ml import regression as mllib_regression
 from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.functions import vector_to_array
+from pyspark.ml.linalg import Matrices, Vectors
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from scipy import stats
+from sklearn import svm
 
 from sparkml.errors import ConfigError, DataError
-from sparkml.estimators.linear import LinearRegression, LogisticRegression
+from sparkml.estimators.linear import GeneralizedLinearRegression, LinearRegression, LinearSVC, LogisticRegression
 
 NAMES = [f"x{number}" for number in range(4)]
 
@@ -27,36 +32,186 @@ def rows(spark: SparkSession) -> DataFrame:
     label = (random.random(3000) < 1 / (1 + np.exp(-margin))).astype(float)
     value = margin + random.normal(size=3000)
     data = [
-        (*map(float, np.float32(row)), float(y), float(v), float(w))
-        for row, y, v, w in zip(x, label, value, random.integers(1, 4, 3000), strict=True)
+        (*map(float, row), float(y), float(v), float(w), float(o), float(c))
+        for row, y, v, w, o, c in zip(
+            x,
+            label,
+            value,
+            random.integers(1, 4, 3000),
+            random.normal(size=3000),
+            random.poisson(np.exp(margin / 4)),
+            strict=True,
+        )
     ]
-    frame = spark.createDataFrame(data, [*NAMES, "label", "value", "weight"])
+    frame = spark.createDataFrame(data, [*NAMES, "label", "value", "weight", "offset", "count"])
+    frame = frame.withColumn("counts", 100 + F.floor("value"))
+    frame = frame.withColumn("positive", F.col("count") + 0.1).withColumn("large", 100 + F.col("value"))
     return VectorAssembler(inputCols=NAMES, outputCol="features").transform(frame).cache()
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"regParam": 0.05}, {"regParam": 0.05, "standardization": False, "fitIntercept": False}], ids=str
+    "more",
+    [
+        {},
+        {"regParam": 0.05},
+        {"regParam": 0.05, "standardization": False, "fitIntercept": False},
+        {"regParam": 0.05, "elasticNetParam": 1.0},
+        {"regParam": 0.03, "elasticNetParam": 0.4, "standardization": False},
+    ],
+    ids=str,
 )
 def test_logistic_regression_is_that_of_mllib(rows: DataFrame, more: dict[str, Any]) -> None:
-    ours = LogisticRegression(weightCol="weight", numProc=2, tol=1e-6, verbose=False, **more).fit(rows)
-    theirs = mllib.LogisticRegression(weightCol="weight", tol=1e-12, maxIter=500, **more).fit(rows)
-    np.testing.assert_allclose(ours.coefficients.toArray(), theirs.coefficients.toArray(), atol=2e-6)
-    assert ours.intercept == pytest.approx(theirs.intercept, abs=2e-6)
+    ours = LogisticRegression(weightCol="weight", numProc=2, verbose=False, **more).fit(rows)
+    theirs = mllib.LogisticRegression(weightCol="weight", tol=1e-14, maxIter=5000, **more).fit(rows)
+    np.testing.assert_allclose(ours.coefficients.toArray(), theirs.coefficients.toArray(), atol=1e-6)
+    assert ours.intercept == pytest.approx(theirs.intercept, abs=1e-6)
     columns = ["rawPrediction", "probability", "prediction"]
     for mine, its in zip(
         ours.transform(rows).select(columns).collect(), theirs.transform(rows).select(columns).collect(), strict=True
     ):
-        np.testing.assert_allclose(mine.rawPrediction.toArray(), its.rawPrediction.toArray(), atol=1e-4)
+        np.testing.assert_allclose(mine.rawPrediction.toArray(), its.rawPrediction.toArray(), atol=1e-5)
         np.testing.assert_allclose(mine.probability.toArray(), its.probability.toArray(), atol=1e-5)
         assert mine.prediction == its.prediction or abs(its.rawPrediction[1]) < 1e-4
-    assert ours.history["converged"] and ours.history["rows"] == 3000
+    assert ours.history["converged"] and ours.history["rows"] == 3000 and not ours.history["warnings"]
 
 
-def test_linear_regression_is_that_of_mllib(rows: DataFrame) -> None:
-    ours = LinearRegression(labelCol="value", numProc=2, verbose=False, regParam=0.1).fit(rows)
-    theirs = mllib_regression.LinearRegression(labelCol="value", regParam=0.1, solver="normal").fit(rows)
-    np.testing.assert_allclose(ours.coefficients.toArray(), theirs.coefficients.toArray(), rtol=1e-4)
-    assert ours.intercept == pytest.approx(theirs.intercept, rel=1e-4)
+@pytest.mark.parametrize(
+    "more", [{"regParam": 0.1}, {"regParam": 0.3, "elasticNetParam": 0.5}, {"regParam": 0.2, "elasticNetParam": 1.0}], ids=str
+)
+@pytest.mark.parametrize("standardization", [True, False])
+def test_linear_regression_is_that_of_mllib(rows: DataFrame, more: dict[str, Any], standardization: bool) -> None:
+    more = {**more, "labelCol": "value", "standardization": standardization}
+    ours = LinearRegression(numProc=2, verbose=False, **more).fit(rows)
+    theirs = mllib_regression.LinearRegression(tol=1e-14, maxIter=5000, **more).fit(rows)
+    np.testing.assert_allclose(ours.coefficients.toArray(), theirs.coefficients.toArray(), atol=1e-7)
+    assert ours.intercept == pytest.approx(theirs.intercept, abs=1e-7)
+    assert ours.history["passes"] == 1
+
+
+def test_bounds_are_those_of_mllib(rows: DataFrame) -> None:
+    lower, upper = [-0.2, -1.0, 0.5, 0.0], [0.8, 1.0, 1.5, 1.0]
+    ours = LogisticRegression(
+        numProc=1, verbose=False, lowerBoundsOnCoefficients=lower, upperBoundsOnCoefficients=upper, lowerBoundOnIntercept=0.7
+    ).fit(rows)
+    theirs = mllib.LogisticRegression(
+        tol=1e-14,
+        maxIter=5000,
+        lowerBoundsOnCoefficients=Matrices.dense(1, 4, lower),
+        upperBoundsOnCoefficients=Matrices.dense(1, 4, upper),
+        lowerBoundsOnIntercepts=Vectors.dense([0.7]),
+    ).fit(rows)
+    np.testing.assert_allclose(ours.coefficients.toArray(), theirs.coefficients.toArray(), atol=1e-5)
+    assert ours.intercept == pytest.approx(theirs.intercept, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("label", "more"),
+    [
+        ("value", {"family": "gaussian"}),
+        ("positive", {"family": "gaussian", "link": "log"}),
+        ("large", {"family": "gaussian", "link": "inverse"}),
+        ("label", {"family": "binomial"}),
+        ("label", {"family": "binomial", "link": "probit"}),
+        ("label", {"family": "binomial", "link": "cloglog"}),
+        ("count", {"family": "poisson"}),
+        ("counts", {"family": "poisson", "link": "identity"}),
+        ("count", {"family": "poisson", "link": "sqrt"}),
+        ("large", {"family": "gamma"}),
+        ("positive", {"family": "gamma", "link": "log"}),
+        ("large", {"family": "gamma", "link": "identity"}),
+        ("count", {"family": "tweedie", "variancePower": 1.5, "linkPower": 0.0}),
+        ("large", {"family": "tweedie", "variancePower": 2.5}),
+    ],
+    ids=str,
+)
+def test_a_generalised_linear_regression_is_that_of_mllib(rows: DataFrame, label: str, more: dict[str, Any]) -> None:
+    offset = {"offsetCol": "offset"} if "link" not in more and more["family"] in ("binomial", "poisson") else {}
+    more = {**more, **offset, "labelCol": label, "weightCol": "weight"}
+    ours = GeneralizedLinearRegression(numProc=1, verbose=False, tol=1e-9, **more).fit(rows)
+    theirs = mllib_regression.GeneralizedLinearRegression(tol=1e-12, maxIter=200, **more).fit(rows)
+    np.testing.assert_allclose(ours.coefficients.toArray(), theirs.coefficients.toArray(), rtol=1e-6, atol=1e-8)
+    assert ours.intercept == pytest.approx(theirs.intercept, rel=1e-6)
+    mine, its = ours.summary, theirs.summary
+    np.testing.assert_allclose(mine.coefficientStandardErrors, its.coefficientStandardErrors, rtol=1e-5)
+    np.testing.assert_allclose(mine.tValues, its.tValues, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mine.pValues, its.pValues, rtol=1e-4, atol=1e-10)
+    assert mine.deviance == pytest.approx(its.deviance, rel=1e-8) and mine.dispersion == pytest.approx(its.dispersion, rel=1e-7)
+    assert mine.degreesOfFreedom == its.degreesOfFreedom
+    if not offset:
+        assert mine.nullDeviance == pytest.approx(its.nullDeviance, rel=1e-8)
+    if more["family"] != "tweedie":
+        assert mine.aic == pytest.approx(its.aic, rel=1e-8)
+    predicted = [frame.select("prediction").toPandas().prediction for frame in (ours.transform(rows), theirs.transform(rows))]
+    np.testing.assert_allclose(*predicted, rtol=1e-5)
+
+
+def test_a_squared_hinge_is_that_of_scikit_learn(rows: DataFrame) -> None:
+    frame = rows.select(*NAMES, "label").toPandas()
+    ours = LinearSVC(numProc=2, verbose=False, regParam=0.1, standardization=False).fit(rows)
+    x = np.column_stack([frame[NAMES], np.ones(len(frame))])
+    wanted = [*ours.coefficients, ours.intercept]
+    sign = 2 * frame.label.to_numpy() - 1
+    missing = np.maximum(0, 1 - sign * (x @ wanted))
+    gradient = -2 * (sign * missing) @ x / len(x) + 0.1 * np.array([*wanted[:-1], 0.0])
+    np.testing.assert_allclose(gradient, 0, atol=1e-7)
+    hinge = svm.LinearSVC(loss="squared_hinge", C=1 / (0.1 * len(x)), intercept_scaling=1e4, tol=1e-10, max_iter=100_000)
+    theirs = hinge.fit(frame[NAMES].to_numpy(), frame.label.to_numpy())
+    predicted = ours.transform(rows).select("prediction").toPandas().prediction
+    assert np.mean(predicted == theirs.predict(frame[NAMES].to_numpy())) > 0.99
+
+
+def test_the_table_of_coefficients_has_the_names_of_the_features(rows: DataFrame) -> None:
+    model = LinearRegression(labelCol="value", numProc=1, verbose=False).fit(rows)
+    table = model.summary.toPandas(level=0.9)
+    assert list(table.index) == [*NAMES, "(intercept)"]
+    assert list(table.columns) == ["coefficient", "standard error", "t", "P>|t|", "[0.05", "0.95]"]
+    frame = rows.select(*NAMES, "value").toPandas()
+    x = np.column_stack([frame[NAMES], np.ones(len(frame))])
+    solution, residual, *_ = np.linalg.lstsq(x, frame.value, rcond=None)
+    errors = np.sqrt(np.linalg.inv(x.T @ x).diagonal() * residual[0] / (len(x) - 5))
+    np.testing.assert_allclose(table["coefficient"], solution, rtol=1e-9)
+    np.testing.assert_allclose(table["standard error"], errors, rtol=1e-9)
+    np.testing.assert_allclose(table["[0.05"], solution - stats.t.ppf(0.95, len(x) - 5) * errors, rtol=1e-8)
+    with pytest.raises(ConfigError, match="penalised fit has no standard errors"):
+        _ = LinearRegression(labelCol="value", numProc=1, verbose=False, regParam=0.1).fit(rows).summary.tValues
+
+
+def test_the_sql_of_a_model_predicts_the_same(rows: DataFrame) -> None:
+    for estimator, column in (
+        (LogisticRegression(numProc=1, verbose=False), "probability"),
+        (LinearRegression(labelCol="value", numProc=1, verbose=False), "prediction"),
+        (
+            GeneralizedLinearRegression(labelCol="count", family="poisson", offsetCol="offset", numProc=1, verbose=False),
+            "prediction",
+        ),
+        (GeneralizedLinearRegression(labelCol="count", family="poisson", link="sqrt", numProc=1, verbose=False), "prediction"),
+    ):
+        model = estimator.fit(rows)
+        value = F.element_at(vector_to_array("probability"), 2) if column == "probability" else F.col(column)
+        predicted = model.transform(rows).select(value.alias("ours"), F.expr(model.toSQL()).alias("sql")).toPandas()
+        np.testing.assert_allclose(predicted.sql, predicted.ours, rtol=1e-12)
+    arrays = rows.withColumn("a", vector_to_array("features"))
+    assert arrays.selectExpr(model.toSQL([f"a[{at}]" for at in range(4)])).first()[0] == pytest.approx(predicted.sql[0])
+    with pytest.raises(ConfigError, match="4 features need as many expressions, not 1"):
+        model.toSQL(["a"])
+
+
+def test_what_a_user_should_know_is_said(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(1)
+    data = [(float(a), float(b), 3.0, float(a > 0), float(2 * a - b)) for a, b in random.normal(size=(500, 2)) if abs(a) > 0.1]
+    frame = spark.createDataFrame(data, ["a", "b", "c", "label", "d"])
+    assembled = VectorAssembler(inputCols=["a", "b", "c"], outputCol="features").transform(frame)
+    separated = LogisticRegression(numProc=1, verbose=False).fit(assembled)
+    assert "tell the classes apart without an error" in separated.history["warnings"][0]
+    assert separated.history["warnings"][1] == "constant features have the coefficient 0: c" and separated.coefficients[2] == 0
+    assert separated.transform(assembled).where("prediction != label").count() == 0
+    penalised = LogisticRegression(numProc=1, verbose=False, regParam=0.01).fit(assembled)
+    assert penalised.history["converged"] and len(penalised.history["warnings"]) == 1
+    assembled = VectorAssembler(inputCols=["a", "b", "d"], outputCol="features").transform(frame.withColumn("y", F.rand(3)))
+    dependent = LinearRegression(labelCol="y", numProc=1, verbose=False).fit(assembled)
+    assert "depend linearly on one another: a, b, d" in dependent.history["warnings"][0] and "depend linearly" in caplog.text
+    assert np.isnan(dependent.summary.coefficientStandardErrors).tolist() == [True, True, True, False]
+    assert dependent.summary.degreesOfFreedom == len(data) - 3
 
 
 def test_a_pipeline_with_it_is_saved_and_loaded(rows: DataFrame, tmp_path: Path) -> None:
@@ -75,7 +230,7 @@ def test_wrong_input_is_refused(rows: DataFrame) -> None:
         LogisticRegression(regparam=1.0)
     with pytest.raises(ConfigError, match=r"regParam = -1\.0: must be 0 or more"):
         LogisticRegression(regParam=-1.0)
-    with pytest.raises(DataError, match="a label of two classes is 0 or 1, not 3"):
+    with pytest.raises(DataError, match=r"a label of two classes is 0 or 1, not [23]"):
         LogisticRegression(labelCol="weight", numProc=1, verbose=False).fit(rows)
     with pytest.raises(DataError, match="there is no column 'there'"):
         LogisticRegression(featuresCol="there", verbose=False).fit(rows)

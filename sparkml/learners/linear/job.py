@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sparkml.errors import DataError
+from sparkml.errors import ConfigError, DataError
 from sparkml.launch.worker import Worker
-from sparkml.learners.linear.families import FAMILIES, Family
-from sparkml.learners.linear.newton import Penalty, Step, minimise
-from sparkml.learners.linear.sums import Block, Sums, add_up
+from sparkml.learners.linear.facts import Facts, Looker, Scaling, WrongRowsError
+from sparkml.learners.linear.families import Array as Values
+from sparkml.learners.linear.families import Family
+from sparkml.learners.linear.newton import Problem, Result, Step, minimise
+from sparkml.learners.linear.quadratic import Penalty
+from sparkml.learners.linear.statistics import describe_fit
+from sparkml.learners.linear.sums import Adder, Block, Sums
 from sparkml.learners.linear.tree_sum import Array, Node, TreeSum, shares
 from sparkml.shards.reader import ShardReader, ShardSet
 
 _SAMPLE_ROWS = 1 << 16  # of the first sample at least; and for each coefficient:
 _ROWS_PER_COEFFICIENT = 100
 _GROWTH = 8
-_LARGEST_SAMPLE = 1 / 16  # of the rows: from there on all of them are read
-_SAMPLE_BYTES = 256 << 20  # that a rank keeps in memory
+_LARGEST_SAMPLE = 1 / 8  # of the rows: from there on all of them are read
 _SAMPLE_PASSES = 30
+_EXACT_NUMBERS = 1 << 24  # of all features: up to there all is done in float64
+_PRECISIONS = {"float64": 1e-15, "float32": 2e-9}  # of Gram matrices: their roundings average
+_MOST_FEATURES = 4096  # their Gram matrix takes 128 MiB
 
 
 @dataclass(frozen=True)
@@ -35,21 +41,26 @@ class LinearJob:
     shards
         URL of a set with the columns `features` (a tensor of one dimension), `label` and, if named, `weight` and `offset`.
     tolerance
-        The Newton decrement at which the last step is taken.
+        Distance from the optimum in the norm of the Hessian that is good enough: about the root mean square of what is wrong
+        with eta, each row weighted by its curvature.
     passes
         Over all rows, at most.
+    memory
+        Bytes of rows that are kept from one pass to the next, by all ranks together. What the sums are does not depend on it but
+        for the size of the largest sample.
     """
 
     shards: str
     features: str
     label: str
-    family: str
+    family: Family
     penalty: Penalty = field(default_factory=Penalty)
     weight: str | None = None
     offset: str | None = None
-    tolerance: float = 1e-4
+    tolerance: float = 1e-6
     passes: int = 100
     seed: int = 7
+    memory: int = 512 << 20
 
 
 def train_linear(worker: Worker, job: LinearJob) -> bytes:
@@ -63,45 +74,67 @@ def train_linear(worker: Worker, job: LinearJob) -> bytes:
         The loss is not finite.
     """
     rank = _Rank(worker, job)
-    w = np.zeros(rank.features + 1)
-    decrements: dict[str, list[float]] = {}
+    w = rank.start()
+    history: dict[str, list[float]] = {}
     for count in rank.samples():
-        found = minimise(
-            rank.evaluator(count), w, job.penalty, tolerance=rank.precision(count), passes=_SAMPLE_PASSES, told=rank.told
-        )
-        w, decrements[f"{rank.rows_of(count)} rows"] = found.w, found.decrements
-    rank.forget()
-    done = minimise(rank.evaluator(None), w, job.penalty, tolerance=job.tolerance, passes=job.passes, told=rank.told)
-    sums = done.last.sums
+        found = rank.minimised(count, w, rank.precision(count), _SAMPLE_PASSES)
+        w, history[f"{rank.rows_of(count)} rows"] = found.w, [decrement for _, decrement in found.steps]
+    done = rank.minimised(None, w, job.tolerance, job.passes)
+    facts, matrix = rank.facts[None], np.eye(rank.features + 1) if rank.scaling is None else rank.scaling.raw()
     answer = {
-        "w": done.w.tolist(),
+        "w": (matrix @ done.w).tolist(),
         "converged": done.converged,
-        "passes": len(done.decrements),
-        "decrements": {**decrements, "all rows": done.decrements},
-        "objective": done.last.objective,
-        "rows": sums.rows,
-        "weight": sums.weight,
+        "passes": len(done.steps),
+        "decrements": {**history, "all rows": [decrement for _, decrement in done.steps]},
+        "objectives": [objective for objective, _ in done.steps],
+        "error": None if np.isinf(done.last.error) else done.last.error,
+        "rows": facts.rows,
+        "weight": facts.weight,
+        "separated": rank.separated,
+        "constant": np.flatnonzero(facts.most == facts.least).tolist(),
+        "dependent": np.flatnonzero(done.last.solution.dependent[:-1]).tolist(),
+        **describe_fit(
+            job.family,
+            done.last,
+            facts,
+            rank.scaling,
+            intercept=job.penalty.intercept,
+            offset=job.offset is not None,
+            penalised=bool(job.penalty.strength) or not job.penalty.smooth,
+        ),
     }
     return json.dumps(answer).encode()
 
 
 class _Rank:
-    """One rank's rows, and the sums over those of all ranks."""
+    """One rank's rows, and the sums over those of all ranks.
+
+    A set of row groups is named by its `count`: that many of those in the random `order`, or (None) all of them.
+    """
 
     def __init__(self, worker: Worker, job: LinearJob) -> None:
-        self.worker, self.job = worker, job
-        self.family: Family = FAMILIES[job.family]
+        self.worker, self.job, self.family = worker, job, job.family
         self.set = ShardSet.open(job.shards)
         self.groups = self.set.groups
         if not self.set.num_rows:
             raise DataError("there are no rows to train on")
         (column,) = (column for column in self.set.columns if column.name == job.features)
         self.features = int(np.prod(column.shape, dtype=int))
+        if self.features > _MOST_FEATURES:
+            raise ConfigError(
+                f"{self.features} features: a linear model on ranks takes at most {_MOST_FEATURES}", hint="hash or select"
+            )
+        exact = self.set.num_rows * self.features <= _EXACT_NUMBERS or column.dtype == "float64"
+        self.kind = np.dtype(np.float64 if exact else np.float32)
+        self.row_bytes = (self.features + 3) * self.kind.itemsize
         self.mine = shares([group.rows for group in self.groups], worker.size)[worker.rank]
         # a sample is a random set of row groups, by the seed alone
         self.order = np.random.default_rng(job.seed).permutation(len(self.groups))
+        self.scaling: Scaling | None = None
+        self.facts: dict[int | None, Facts] = {}
         self.kept: dict[int, list[Block]] = {}
-        self.step = 0
+        self.kept_bytes, self.steps, self.separated = 0, 0, False
+        self._buffer: Values = np.empty((0, self.features), self.kind)
 
     # --- samples ---
 
@@ -112,7 +145,7 @@ class _Rank:
         """Yield how many of the row groups in `order` each sample has, the smallest first."""
         rows = max(_SAMPLE_ROWS, _ROWS_PER_COEFFICIENT * (self.features + 1))
         ends = np.cumsum([self.groups[number].rows for number in self.order])
-        most = min(_LARGEST_SAMPLE * ends[-1], self.worker.size * _SAMPLE_BYTES / (4.0 * self.features + 8))
+        most = min(_LARGEST_SAMPLE * ends[-1], self.job.memory / self.row_bytes)
         before = 0
         while rows <= most:
             count = int(np.searchsorted(ends, rows)) + 1
@@ -121,69 +154,141 @@ class _Rank:
             rows *= _GROWTH
 
     def precision(self, count: int) -> float:
-        """Return the decrement below which a sample's optimum is no nearer to that of all rows."""
+        """Return the distance below which a sample's optimum is no nearer to that of all rows."""
         return 0.1 * float(np.sqrt((self.features + 1) / self.rows_of(count)))
 
-    def forget(self) -> None:
-        self.kept.clear()
+    def start(self) -> Array:
+        """Look at some rows, decide on the scaling of the features, and return coefficients to start from."""
+        ends = np.cumsum([self.groups[number].rows for number in self.order])
+        facts = self._looked_at(min(int(np.searchsorted(ends, _SAMPLE_ROWS)) + 1, len(ends)))
+        always = self.kind == np.float64
+        self.scaling = Scaling.of(facts, center=self.job.penalty.intercept and not self.job.penalty.bounded, always=always)
+        if self.scaling is not None:
+            for blocks in self.kept.values():
+                blocks[:] = [Block(self.scaling.apply(b.x, b.x), b.y, b.weight, b.offset) for b in blocks]
+        w = np.zeros(self.features + 1)
+        if self.job.penalty.intercept:
+            w[-1] = self.family.start(facts.label / facts.weight)
+        return w
 
     # --- passes ---
 
-    def told(self, step: Step) -> None:
-        self.step += 1
-        self.worker.note("step", self.step)
-        if self.worker.rank == 0:
-            report = {"step": self.step, "rows": int(step.sums.rows), "objective": step.objective, "decrement": step.decrement}
-            self.worker.report(report)
+    def minimised(self, count: int | None, w: Array, tolerance: float, passes: int) -> Result:
+        return minimise(
+            lambda at: self._evaluated(count, at),
+            w,
+            tolerance=tolerance,
+            passes=passes,
+            told=lambda step: self._told(step, count),
+        )
 
-    def evaluator(self, count: int | None) -> Any:
-        """Return the function that gives the sums over a sample, or (None) over all rows, at given coefficients."""
+    def _told(self, step: Step, count: int | None) -> bool:
+        self.steps += 1
+        self.worker.note("step", self.steps)
+        if self.worker.rank == 0:
+            report = {"step": self.steps, "rows": int(step.sums.rows), "objective": step.objective, "decrement": step.decrement}
+            self.worker.report(report)
+        return self.separated
+
+    def _evaluated(self, count: int | None, w: Array) -> tuple[Sums, Problem]:
+        """Return the sums at `w`, and what is minimised; the first pass over a set of rows finds its facts, too."""
+        new = count not in self.facts
+
+        def add(blocks: Iterator[Block]) -> tuple[Array, Array]:
+            adder, looker = Adder(self.family, w), Looker(self.family, self.features)
+            for block in blocks:
+                if new:
+                    looker.take(block)
+                adder.take(block)
+            sums, extremes = looker.facts().packed() if new else (np.empty(0), np.empty(0))
+            return np.concatenate([adder.sums().packed(), sums]), np.append(extremes, adder.margin)
+
+        total, least = self._added_up(count, add)
+        size = self.features + 1
+        cut = 4 + size + size * (size + 1) // 2
+        if new:
+            self.facts[count] = Facts.unpacked(total[cut:], least[:-1])
+        free = not (self.job.penalty.strength or self.job.penalty.bounded)
+        self.separated = free and self.family.separable and float(least[-1]) > 0
+        facts = self.facts[count]
+        reach = np.append(np.maximum(np.abs(facts.least), np.abs(facts.most)), 1.0)
+        precision = _PRECISIONS[self.kind.name]
+        problem = Problem(self.job.penalty.on(facts, self.scaling), reach, self.family.bend, precision)
+        return Sums.unpacked(total[:cut], self.features), problem
+
+    def _looked_at(self, count: int) -> Facts:
+        def look(blocks: Iterator[Block]) -> tuple[Array, Array]:
+            looker = Looker(self.family, self.features)
+            for block in blocks:  # in float64: nothing is known of their scale yet
+                parts = (
+                    None if part is None else part.astype(np.float64) for part in (block.x, block.y, block.weight, block.offset)
+                )
+                looker.take(Block(*parts))  # type: ignore[arg-type]
+            return looker.facts().packed()
+
+        return Facts.unpacked(*self._added_up(count, look))
+
+    def _added_up(self, count: int | None, add: Callable[[Iterator[Block]], tuple[Array, Array]]) -> tuple[Array, Array]:
+        """Return the sum of what `add` makes of each row group, over all ranks, and the minimum."""
         chosen = range(len(self.groups)) if count is None else sorted(int(number) for number in self.order[:count])
         number_of = {number: at for at, number in enumerate(chosen)}
-        mine = [number for number in chosen if number in self.mine]
+        tree, least = TreeSum(), None
+        for number, blocks in self._blocks([number for number in chosen if number in self.mine]):
+            try:
+                total, extremes = add(iter(blocks))
+            except WrongRowsError as error:
+                group, column = self.groups[number], getattr(self.job, error.role)
+                where = f"{self.set.url}, {group.path}, row group {group.index}"
+                raise DataError(f"column {column!r}: {error}", hint=f"the first rows that are wrong are in {where}") from None
+            tree.add(number_of[number], total)
+            least = extremes if least is None else np.minimum(least, extremes)
+        whole = TreeSum()
+        found = [_decoded(payload) for payload in self.worker.all_gather(_encoded(tree, least))]
+        for nodes, _ in found:
+            whole.merge(nodes)
+        return whole.total(len(chosen)), np.min([extremes for _, extremes in found if len(extremes)], axis=0)
 
-        def evaluate(w: Array) -> Sums:
-            tree = TreeSum()
-            for number, blocks in self._blocks(mine, keep=count is not None):
-                tree.add(number_of[number], add_up(blocks, self.family, w).packed())
-            whole = TreeSum()
-            for payload in self.worker.all_gather(_encoded(tree)):
-                whole.merge(_decoded(payload))
-            return Sums.unpacked(whole.total(len(chosen)), self.features)
-
-        return evaluate
-
-    def _blocks(self, numbers: Sequence[int], *, keep: bool) -> Iterator[tuple[int, Iterator[Block] | list[Block]]]:
+    def _blocks(self, numbers: Sequence[int]) -> Iterator[tuple[int, Iterator[Block] | list[Block]]]:
+        """Yield row groups: those in memory first. Others are kept as long as there is room."""
         job = self.job
         names = [name for name in (job.features, job.label, job.weight, job.offset) if name]
         missing = [number for number in numbers if number not in self.kept]
         reader = ShardReader(self.set, [self.groups[number] for number in missing], names)
         yield from ((number, self.kept[number]) for number in numbers if number in self.kept)
-        for number, (_, batches) in zip(missing, reader.by_group(), strict=True):
-            blocks = (self._block(batch) for batch in batches)
+        for number, (group, batches) in zip(missing, reader.by_group(), strict=True):
+            size = group.rows * self.row_bytes
+            keep = self.kept_bytes + size <= job.memory / self.worker.size
+            blocks = (self._block(batch, keep) for batch in batches)
             if keep:
-                self.kept[number] = [block.copy() for block in blocks]
+                self.kept_bytes += size
+                self.kept[number] = list(blocks)
                 yield number, self.kept[number]
             else:
                 yield number, blocks
 
-    def _block(self, batch: dict[str, Any]) -> Block:
-        x = batch[self.job.features].reshape(len(batch[self.job.label]), self.features)
-        y = batch[self.job.label].astype(x.dtype, copy=False)
-        if wrong := self.family.check(y):
-            raise DataError(f"column {self.job.label!r}: {wrong}")
-        return Block(
-            x, y, *(batch[name].astype(x.dtype, copy=False) if name else None for name in (self.job.weight, self.job.offset))
+    def _block(self, batch: dict[str, Any], keep: bool) -> Block:
+        job, kind = self.job, self.kind
+        y, weight, offset = (
+            None if name is None else batch[name].astype(kind, copy=keep) for name in (job.label, job.weight, job.offset)
         )
+        assert y is not None
+        x = batch[job.features].reshape(len(y), self.features).astype(kind, copy=keep)
+        if self.scaling is not None:
+            if not keep and len(self._buffer) < len(x):
+                self._buffer = np.empty(x.shape, kind)
+            x = self.scaling.apply(x, x if keep else self._buffer[: len(x)])
+        return Block(x, y, weight, offset)
 
 
-def _encoded(tree: TreeSum) -> bytes:
+def _encoded(tree: TreeSum, least: Array | None) -> bytes:
     file = io.BytesIO()
     nodes = sorted(tree.nodes)
-    np.savez(file, nodes=np.array(nodes, np.int64).reshape(-1, 2), values=np.array([tree.nodes[node] for node in nodes]))
+    values = np.array([tree.nodes[node] for node in nodes])
+    np.savez(file, nodes=np.array(nodes, np.int64).reshape(-1, 2), values=values, least=np.empty(0) if least is None else least)
     return file.getvalue()
 
 
-def _decoded(payload: bytes) -> dict[Node, Array]:
+def _decoded(payload: bytes) -> tuple[dict[Node, Array], Array]:
     with np.load(io.BytesIO(payload), allow_pickle=False) as found:
-        return {(int(level), int(place)): value for (level, place), value in zip(found["nodes"], found["values"], strict=True)}
+        nodes = {(int(level), int(place)): value for (level, place), value in zip(found["nodes"], found["values"], strict=True)}
+        return nodes, found["least"]

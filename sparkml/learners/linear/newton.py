@@ -1,14 +1,22 @@
-"""`minimise`: penalised Newton steps (IRLS) from one pass over rows to the next, until the Newton decrement is small."""
+"""`minimise`: penalised Newton steps (IRLS) from one pass over rows to the next, until what is left to go is certainly small.
+
+A loss whose third derivative is bounded by its second (logistic, poisson: `Family.bend`) is generalised self-concordant, so that
+the sums of one pass bound what the step that follows from them leaves (Bach, "Self-concordant analysis for logistic regression",
+2010, propositions 1 and 2): along a step `s` that changes no row's eta by more than `rho` the Hessian keeps within factors
+of exp(-rho) and exp(rho) of what it was. What remains of the gradient is then at most ((exp(rho) - 1 - rho) / rho) |s| in the
+norm of the Hessian's inverse, and the distance to the optimum follows from it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sparkml.errors import TrainingError
+from sparkml.learners.linear.quadratic import Solution, Terms, solve
 from sparkml.learners.linear.sums import Sums
 from sparkml.learners.linear.tree_sum import Array
 
@@ -16,103 +24,142 @@ _MAX_HALVINGS = 20
 
 
 @dataclass(frozen=True)
-class Penalty:
-    """L2: ``strength * sum(scale**2 * w**2) / 2`` is added to the weighted mean of the losses, nothing for the intercept.
+class Problem:
+    """What is minimised: the weighted mean of the losses, and a penalty.
 
     Attributes
     ----------
-    strength
-        MLlib's ``regParam``.
-    standardised
-        Of coefficients of features with a standard deviation of 1 (``scale`` is the deviation), as MLlib does by default.
-    intercept
-        False holds the intercept at 0.
-    by_label
-        Of a label with a standard deviation of 1, as MLlib's (and glmnet's) linear regression has it.
+    terms
+        The penalty.
+    reach
+        Largest |feature| of any row, and 1 for the intercept: (features + 1,).
+    bend
+        Of the family.
+    precision
+        To which rows are worked on: the machine epsilon of their type.
     """
 
-    strength: float = 0.0
-    standardised: bool = True
-    intercept: bool = True
-    by_label: bool = False
-
-    def diagonal(self, sums: Sums) -> Array:
-        """Return the penalty's second derivative, (features + 1,)."""
-        scale = _variance(sums, sums.x, sums.xx) if self.standardised else np.ones(len(sums.x))
-        deviation = np.sqrt(_variance(sums, sums.label, sums.label_square)) if self.by_label else 1.0
-        return np.append(self.strength / (deviation or 1.0) * scale, 0.0)
-
-
-def _variance(sums: Sums, values: Any, squares: Any) -> Any:
-    """Return variances, unbiased as MLlib's: by reliability weights."""
-    mean = values / sums.weight
-    freedom = sums.weight - sums.weight_square / sums.weight
-    return np.maximum(0.0, squares / sums.weight - mean**2) * (sums.weight / freedom if freedom > 0 else 0.0)
+    terms: Terms
+    reach: Array
+    bend: float | None
+    precision: float
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a pass found at `w`: the objective, the Newton decrement sqrt(g H^-1 g), and where Newton's step leads."""
+    """What a pass found at `w`, and where Newton's step leads.
+
+    Attributes
+    ----------
+    objective
+        At `w`, penalty included.
+    decrement
+        Length of the step to `target` in the norm of the Hessian: the Newton decrement.
+    error
+        Certain bound on the distance of `target` from the optimum in the same norm, rounding aside; infinite where there is none.
+    """
 
     w: Array
     objective: float
     decrement: float
+    error: float
     target: Array
     sums: Sums
+    solution: Solution
+
+    @property
+    def loss(self) -> float:
+        """The sum of losses at `target`: exact for squared errors, to third order in the step for others."""
+        direction, sums = self.solution.direction, self.sums
+        return sums.loss + float(sums.gradient @ direction + direction @ (sums.gram @ direction) / 2)
 
 
-def newton_step(w: Array, sums: Sums, penalty: Penalty) -> Step:
+def newton_step(w: Array, sums: Sums, problem: Problem) -> Step:
     """Return the step from `w`. Of features that depend on one another the least-norm solution is taken."""
-    diagonal = penalty.diagonal(sums)
-    gradient = sums.gradient / sums.weight + diagonal * w
-    hessian = sums.gram / sums.weight + np.diag(diagonal)
-    if not penalty.intercept:
-        gradient, hessian = gradient[:-1], hessian[:-1, :-1]
-    if not (np.isfinite(sums.loss) and np.isfinite(hessian).all()):
-        raise TrainingError("the loss is not finite", hint="a feature is NaN, infinite, or far too large")
-    # to unit diagonal: what is large only by its unit shall not hide what is small
-    unit = 1 / np.sqrt(np.where(np.diag(hessian) > 0, np.diag(hessian), 1.0))
-    values, vectors = np.linalg.eigh(hessian * np.outer(unit, unit))
-    keep = values > values[-1] * len(values) * np.finfo(np.float32).eps
-    turned = vectors[:, keep].T @ (unit * gradient)
-    direction = -unit * (vectors[:, keep] @ (turned / values[keep]))
-    decrement = float(np.sqrt(max(0.0, -gradient @ direction)))
-    objective = sums.loss / sums.weight + float(diagonal @ w**2) / 2
-    return Step(w, objective, decrement, w + np.append(direction, np.zeros(len(w) - len(direction))), sums)
+    hessian = sums.gram / sums.weight
+    objective = sums.loss / sums.weight + problem.terms.value(w)
+    if not (np.isfinite(objective) and np.isfinite(hessian).all()):
+        empty = Solution(np.zeros(len(w)), w, np.zeros_like(hessian), np.zeros(len(w), bool))
+        return Step(w, np.inf, np.inf, np.inf, w, sums, empty)
+    solution = solve(w, sums.gradient / sums.weight, hessian, problem.terms, problem.precision)
+    direction = solution.direction
+    length = math.sqrt(max(0.0, float(direction @ (hessian @ direction) + problem.terms.square @ direction**2)))
+    return Step(w, objective, length, error_after(solution, length, problem), solution.target, sums, solution)
+
+
+def error_after(solution: Solution, length: float, problem: Problem) -> float:
+    """Return the bound on the distance of a full step's end from the optimum, in the norm of the Hessian at its start."""
+    if problem.bend is None:
+        return np.inf
+    if problem.bend == 0:
+        return 0.0
+    rho = problem.bend * float(problem.reach @ np.abs(solution.direction))
+    if rho > 1:
+        return np.inf
+    left = (rho / 2 * (1 + rho / 2)) * length * np.exp(rho / 2)  # of the gradient; exp(rho) - 1 - rho <= rho**2/2 * (1 + rho/2)
+    # no row is longer than this in the norm of the inverse Hessian
+    turned = solution.inverse * np.outer(problem.reach, problem.reach)
+    longest = float(np.sqrt(np.linalg.norm(turned, 2) * len(problem.reach))) * problem.bend * np.exp(rho / 2)
+    if longest * left >= 1:
+        return np.inf
+    return float(-np.log1p(-longest * left) / longest * np.exp(rho / 2)) if longest else left
 
 
 @dataclass(frozen=True)
 class Result:
-    """Where `minimise` ended. `decrements` has one entry per pass; `converged`: the last was at most the tolerance."""
+    """Where `minimise` ended. `steps` has one entry per pass; `converged`: the error of the last was at most the tolerance."""
 
     w: Array
     last: Step
-    decrements: list[float]
+    steps: list[tuple[float, float]]  # objective, decrement
     converged: bool
 
 
 def minimise(
-    evaluate: Callable[[Array], Sums], w: Array, penalty: Penalty, *, tolerance: float, passes: int, told: Callable[[Step], None]
+    evaluate: Callable[[Array], tuple[Sums, Problem]],
+    w: Array,
+    *,
+    tolerance: float,
+    passes: int,
+    told: Callable[[Step], bool],
 ) -> Result:
-    """Take Newton steps until the decrement is at most `tolerance`; the step that it belongs to is still taken.
+    """Take Newton steps until one certainly ends within `tolerance` of the optimum (in the norm of the Hessian).
 
-    A step that made the objective worse is halved until it does not (each try is a pass).
+    Where nothing is certain the decrement must be at most `tolerance`, which bounds what is left in the limit: the next step is
+    of the order of its square. A step that made the objective worse is halved until it does not (each try is a pass).
+
+    Parameters
+    ----------
+    told
+        Gets every step; what it returns says whether to stop.
+
+    Raises
+    ------
+    TrainingError
+        The loss is not finite at `w`.
     """
     best: Step | None = None
-    decrements: list[float] = []
+    steps: list[tuple[float, float]] = []
     halvings = 0
     for _ in range(passes):
-        step = newton_step(w, evaluate(w), penalty)
-        told(step)
-        decrements.append(step.decrement)
-        slack = 1e-6 * abs(step.objective)  # of blocks in float32
+        sums, problem = evaluate(w)
+        step = newton_step(w, sums, problem)
+        steps.append((step.objective, step.decrement))
+        stop = told(step)
+        slack = 64 * problem.precision * max(abs(step.objective), 1e-3) if np.isfinite(step.objective) else 0.0
+        if best is None and not np.isfinite(step.objective):
+            raise TrainingError(
+                "the loss is not finite", hint="features or labels are far too large, or the link does not suit them"
+            )
         if best is not None and not step.objective <= best.objective + slack and halvings < _MAX_HALVINGS:
             halvings += 1
             w = best.w + (w - best.w) / 2
             continue
         best, halvings = step, 0
-        if step.decrement <= tolerance:
-            return Result(step.target, step, decrements, True)
+        if min(step.error, step.decrement) <= tolerance:
+            return Result(step.target, step, steps, True)
+        if stop:
+            break
         w = step.target
     assert best is not None
-    return Result(best.target if halvings == 0 else best.w, best, decrements, False)
+    return Result(best.target if halvings == 0 else best.w, best, steps, False)

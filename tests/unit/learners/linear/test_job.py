@@ -15,8 +15,9 @@ from sklearn import linear_model
 from sparkml.errors import DataError
 from sparkml.launch.processes import ProcessGang
 from sparkml.learners.linear import job as jobs
+from sparkml.learners.linear.families import Binomial
 from sparkml.learners.linear.job import LinearJob, train_linear
-from sparkml.learners.linear.newton import Penalty
+from sparkml.learners.linear.quadratic import Penalty
 from sparkml.shards.schema import Column
 from sparkml.shards.writer import write_shard
 from sparkml.storage import Store
@@ -52,7 +53,7 @@ def publish(folder: Path, x: Any, y: Any, weight: Any) -> str:
 
 
 def run(url: str, size: int, **more: Any) -> bytes:
-    job = LinearJob(url, "x", "y", **{"family": "binomial", "weight": "w", "penalty": Penalty(0.001), **more})
+    job = LinearJob(url, "x", "y", **{"family": Binomial(), "weight": "w", "penalty": Penalty(0.001), **more})
     answers = ProcessGang(pin=False).run(partial(train_linear, job=job), size)
     assert len({*answers}) == 1, "every rank has the same answer"
     return answers[0]
@@ -76,8 +77,8 @@ def test_it_starts_on_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(jobs, "_SAMPLE_ROWS", 500)
     monkeypatch.setattr(jobs, "_GROWTH", 2)
     url = publish(tmp_path, *rows(60_000))
-    answer = json.loads(jobs.train_linear(Alone(), LinearJob(url, "x", "y", "binomial")))
-    assert list(answer["decrements"]) == ["1000 rows", "2000 rows", "3000 rows", "all rows"]
+    answer = json.loads(jobs.train_linear(Alone(), LinearJob(url, "x", "y", Binomial())))
+    assert list(answer["decrements"]) == ["1000 rows", "2000 rows", "3000 rows", "6000 rows", "all rows"]
     assert answer["passes"] <= 3
 
 

@@ -1,0 +1,120 @@
+"""From a DataFrame to the shards that a linear model is fitted on: in place if it is their plain scan, else written once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from sparkml.errors import DataError
+from sparkml.estimators.materialise import as_shards, describe, in_place
+from sparkml.lineage.fingerprint import fingerprint
+from sparkml.shards.schema import Column
+from sparkml.storage import Store
+
+_GROUPS = 256  # row groups of a small set: shares of nearly equal size for any number of ranks
+_MAX_ROWS_PER_GROUP = 1 << 18
+_FILE_BYTES = 128 << 20
+_MIN_FILES = 4
+_NUMBERS = re.compile(r"double|float|int|bigint|smallint|tinyint|boolean|decimal\(\d+,\d+\)")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a fit reads. `names` are those of the features by position, empty unless the column says them."""
+
+    url: str
+    features: int
+    names: list[str]
+
+
+class LinearRows:
+    """The rows given to ``fit``.
+
+    Raises
+    ------
+    DataError
+        A column is missing or of a type that is no number, or values are null, NaN or infinite.
+    """
+
+    def __init__(self, dataset: DataFrame, features: str, label: str, weight: str | None, offset: str | None) -> None:
+        self.features = features
+        numbers = {"label": label, "weight": weight, "offset": offset}
+        self.numbers = {role: name for role, name in numbers.items() if name}
+        for name in (features, *self.numbers.values()):
+            if name not in dataset.columns:
+                raise DataError(f"there is no column {name!r}, only {', '.join(dataset.columns)}")
+        for role, name in self.numbers.items():
+            kind = dataset.schema[name].dataType.simpleString()
+            if not _NUMBERS.fullmatch(kind):
+                hint = "index it with a StringIndexer" if kind == "string" else None
+                raise DataError(f"the {role} {name!r} is a {kind}, not a number", hint=hint)
+        self.names = _names_of(dataset.schema[features].metadata)
+        self._shards = in_place(dataset)
+        self._frame = dataset.select(
+            F.col(f"`{features}`"),
+            *(F.col(f"`{name}`").cast("double").alias(name) for name in dict.fromkeys(self.numbers.values())),
+        )
+        if self._shards is not None:
+            self._stored = self._checked([Column.model_validate(item) for item in self._shards[1].extra["columns"]])
+            self.rows, self._content = sum(map(sum, self._shards[1].extra["groups"].values())), ""
+        else:
+            self.rows, self._content = self._looked_at()
+        if not self.rows:
+            raise DataError("there are no training rows", hint="look at the split and at the contract's quarantine")
+
+    def _checked(self, columns: list[Column]) -> Column:
+        (stored,) = (column for column in columns if column.name == self.features)
+        if len(stored.shape) != 1 or stored.kind == "ids":
+            what = f"tensors of {' x '.join(map(str, stored.shape))}" if stored.shape else "one number"
+            raise DataError(f"column {self.features!r} holds {'ids' if stored.kind == 'ids' else what} a row, not a vector")
+        return stored
+
+    def _looked_at(self) -> tuple[int, str]:
+        """Return the number of rows, and what names them: the same rows in any order give the same sum."""
+        content = F.sum(F.xxhash64(*[F.col(f"`{name}`") for name in self._frame.columns]).cast("decimal(38,0)"))
+        checks = [F.count("*").alias("rows"), content.alias("content")]
+        for role, name in self.numbers.items():
+            value = F.col(f"`{name}`")
+            unusable = value.isNull() | F.isnan(value) | (F.abs(value) == float("inf"))
+            checks.append(F.sum(unusable.cast("int")).alias(role))
+        row = self._frame.agg(*checks).first()
+        assert row is not None
+        for role, name in self.numbers.items():
+            if row[role]:
+                raise DataError(f"the {role} {name!r} is null, NaN or infinite in {row[role]} of {row['rows']} rows")
+        return row["rows"], str(row["content"])
+
+    def shards(self, store: Store) -> Rows:
+        """Write the shards, unless the same rows are there."""
+        if self._shards is not None:
+            return Rows(self._shards[0], self._stored.shape[0], self.names)
+        columns = [
+            _precise(self._frame, column)
+            for column in describe(self._frame, self._frame.columns, tensors=[self.features], sparse=())
+        ]
+        group_rows = max(1, min(_MAX_ROWS_PER_GROUP, self.rows // _GROUPS))
+        mark: list[Any] = [self.rows, self._content, group_rows, [column.model_dump() for column in columns]]
+        path = f"shards/train-{fingerprint(mark)}"
+        width = sum(column.width for column in columns)
+        files = max(_MIN_FILES, min(4096, self.rows * width // _FILE_BYTES))  # of the data alone, not of the cluster
+        as_shards(self._frame, store, path, columns, group_rows, files, finite=True)
+        return Rows(store.url(path), columns[0].shape[0], self.names)
+
+
+def _precise(frame: DataFrame, column: Column) -> Column:
+    """Keep float64 where a net would be given float32."""
+    kind = frame.schema[column.name].dataType.simpleString()
+    wide = bool(column.shape) and kind not in ("array<float>", "array<smallint>", "array<tinyint>")
+    return column.model_copy(update={"dtype": "float64"}) if wide else column
+
+
+def _names_of(metadata: dict[str, Any]) -> list[str]:
+    """Return the names that a VectorAssembler and its like leave in a column's metadata; empty unless there is one for each."""
+    attributes = metadata.get("ml_attr", {})
+    found = {item["idx"]: item["name"] for kind in attributes.get("attrs", {}).values() for item in kind if "name" in item}
+    count = attributes.get("num_attrs", len(found))
+    return [found[at] for at in range(count)] if set(found) == set(range(count)) else []

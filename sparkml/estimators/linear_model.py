@@ -1,0 +1,299 @@
+"""Fitted linear models: predictions in Arrow batches or as an SQL expression, statistics, persistence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.ml import Model
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.linalg import DenseVector
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import (
+    HasFeaturesCol,
+    HasFitIntercept,
+    HasLabelCol,
+    HasPredictionCol,
+    HasProbabilityCol,
+    HasRawPredictionCol,
+    HasThreshold,
+)
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import arrow_udf
+
+from sparkml.errors import ConfigError, DataError
+from sparkml.estimators.keras_params import accessible
+from sparkml.estimators.linear_summary import LinearSummary
+from sparkml.estimators.materialise import handed_over
+from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
+from sparkml.learners.linear.glm import family_of
+from sparkml.shards.schema import Column, check_finite, to_arrow, to_numpy
+
+
+class LinearColumns(HasFeaturesCol, HasLabelCol, HasPredictionCol):
+    """Columns of the estimators and of their models."""
+
+
+class GlmParams(Params):
+    """Which distribution, which link. Names and values are those of MLlib's GeneralizedLinearRegression."""
+
+    family: Param[str] = Param(
+        Params._dummy(), "family", "gaussian, binomial, poisson, gamma or tweedie", typeConverter=TypeConverters.toString
+    )
+    link: Param[str] = Param(
+        Params._dummy(),
+        "link",
+        "identity, log, inverse, logit, probit, cloglog or sqrt; by default the family's canonical one; not for tweedie",
+        typeConverter=TypeConverters.toString,
+    )
+    variancePower: Param[float] = Param(
+        Params._dummy(), "variancePower", "of tweedie: 0 or from 1 on", typeConverter=TypeConverters.toFloat
+    )
+    linkPower: Param[float] = Param(
+        Params._dummy(), "linkPower", "of tweedie; by default 1 - variancePower", typeConverter=TypeConverters.toFloat
+    )
+    offsetCol: Param[str] = Param(
+        Params._dummy(), "offsetCol", "column that is added to eta with a coefficient of 1", typeConverter=TypeConverters.toString
+    )
+    linkPredictionCol: Param[str] = Param(
+        Params._dummy(), "linkPredictionCol", "column for eta; none by default", typeConverter=TypeConverters.toString
+    )
+
+    def _family(self) -> Family:
+        def chosen(name: str) -> Any:
+            param = self.getParam(name)
+            return self.getOrDefault(param) if self.isDefined(param) else None
+
+        name, power = chosen("family"), chosen("linkPower")
+        if name != "tweedie" and self.isSet("linkPower"):
+            raise ConfigError(f"linkPower is for the tweedie family, not for {name}", hint="set link")
+        if name == "tweedie" and chosen("link") is not None:
+            raise ConfigError("the tweedie family takes linkPower, not link")
+        return family_of(name, chosen("link"), chosen("variancePower"), power)
+
+
+class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[Any]):
+    """Coefficients, an intercept, and how they were found.
+
+    Attributes
+    ----------
+    coefficients, intercept
+        Of the features as they come.
+    names
+        Of the features, as far as their column said them.
+    history
+        ``passes`` over all rows, ``decrements`` (the Newton decrement of each pass, samples included), ``objectives``,
+        ``converged``, ``error``, ``rows``, ``weight``, ``warnings``, ``restarts``, and what `summary` shows.
+    """
+
+    def __init__(
+        self,
+        coefficients: Any = (),
+        intercept: float = 0.0,
+        names: Sequence[str] = (),
+        history: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.coefficients, self.intercept = DenseVector(coefficients), float(intercept)
+        self.names, self.history = list(names), history or {}
+
+    @property
+    def numFeatures(self) -> int:
+        return len(self.coefficients)
+
+    @property
+    def summary(self) -> LinearSummary:
+        """Standard errors, tests, deviance and more."""
+        intercept = self.intercept if self.getFitIntercept() else None
+        return LinearSummary(self.coefficients.toArray(), intercept, self.names, self.history)
+
+    def _family(self) -> Family:
+        return family_of("gaussian")
+
+    def _offset(self) -> str | None:
+        return None
+
+    def toSQL(self, features: Sequence[str] | None = None) -> str:
+        """Return the prediction as an expression of Spark SQL: for any query, view or `selectExpr`, without Python.
+
+        Parameters
+        ----------
+        features
+            The expression of each feature: by default the columns that the features were assembled from, if their column said so.
+
+        Raises
+        ------
+        ConfigError
+            The names are not known, or there are not as many as features.
+        """
+        given = [f"`{name}`" for name in self.names] if features is None else list(features)
+        if len(given) != self.numFeatures:
+            raise ConfigError(
+                f"{self.numFeatures} features need as many expressions, not {len(given)}",
+                hint='give them: toSQL(["age", "log(income)", ...]), or [f"features[{i}]" ...] of an array column',
+            )
+        parts = [f"{_literal(value)} * {name}" for value, name in zip(self.coefficients, given, strict=True) if value]
+        offset = self._offset()
+        eta = " + ".join([*parts, _literal(self.intercept), *([f"`{offset}`"] if offset else [])])
+        return self._family().sql(f"({eta})")
+
+    def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
+        """Return the columns to add, of eta and the mean."""
+        return {self.getPredictionCol(): predicted["mean"]}
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        name, offset = self.getFeaturesCol(), self._offset()
+        for wanted, param in ((name, "featuresCol"), (offset, "offsetCol")):
+            if wanted is not None and wanted not in dataset.columns:
+                raise DataError(f"there is no column {wanted!r}, only {', '.join(dataset.columns)}", hint=f"set {param}")
+        column = Column(name=name, dtype="float64", shape=(self.numFeatures,))
+        predict = _Predict(column, self.coefficients.toArray(), self.intercept, self._family())
+        taken = [handed_over(dataset, column)] + ([F.col(f"`{offset}`").cast("double")] if offset else [])
+        made = arrow_udf(predict.udf(len(taken)), "struct<eta: double, mean: double>")(*taken)  # type: ignore[call-overload]
+        hidden = f"__of {self.uid}"
+        added = {name: value for name, value in self._outputs(F.col(f"`{hidden}`")).items() if name}
+        for other in added:
+            if other in dataset.columns:
+                raise DataError(f"there is a column {other!r} already", hint="drop it, or name the model's output columns anew")
+        return dataset.withColumn(hidden, made).withColumns(added).drop(hidden)
+
+    def write(self) -> MLWriter:
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> MLReader[Any]:
+        return _Reader(cls)
+
+
+class _Predict:
+    """The linear predictor and the mean as a function of Arrow columns; travels to the Python workers."""
+
+    def __init__(self, column: Column, coefficients: Any, intercept: float, family: Family) -> None:
+        self._column, self._w, self._b, self._family = column, coefficients, intercept, family
+
+    def udf(self, columns: int) -> Callable[..., Any]:
+        def of_one(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            for features in batches:
+                yield self._predicted(features, None)
+
+        def of_two(batches: Iterator[tuple[pa.Array, pa.Array]]) -> Iterator[pa.Array]:
+            for features, offset in batches:
+                yield self._predicted(features, offset)
+
+        of_one.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
+        of_two.__annotations__ = {"batches": Iterator[tuple[pa.Array, pa.Array]], "return": Iterator[pa.Array]}
+        return of_one if columns == 1 else of_two
+
+    def _predicted(self, features: pa.Array, offset: pa.Array | None) -> pa.Array:
+        if features.null_count:
+            raise ValueError(f"column {self._column.name!r} has {features.null_count} null values: a linear model takes none")
+        stored = to_arrow(features, self._column)
+        check_finite(stored, self._column)
+        eta = to_numpy(stored, self._column) @ self._w + self._b
+        if offset is not None:
+            eta = eta + offset.to_numpy(zero_copy_only=False)
+        mean = self._family.predict(eta)
+        return pa.StructArray.from_arrays([pa.array(eta), pa.array(mean)], names=["eta", "mean"])
+
+
+@accessible
+class LogisticRegressionModel(LinearModel, HasProbabilityCol, HasRawPredictionCol, HasThreshold):
+    """Adds ``prediction`` (0.0 or 1.0), ``probability`` and ``rawPrediction`` (Vectors of two). One named "" is left out."""
+
+    @property
+    def numClasses(self) -> int:
+        return 2
+
+    def _family(self) -> Family:
+        return Binomial()
+
+    def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
+        eta, mean = predicted["eta"], predicted["mean"]
+        return {
+            self.getOrDefault("rawPredictionCol"): array_to_vector(F.array(-eta, eta)),
+            self.getOrDefault("probabilityCol"): array_to_vector(F.array(1 - mean, mean)),
+            self.getPredictionCol(): (mean > self.getThreshold()).cast("double"),
+        }
+
+
+@accessible
+class LinearSVCModel(LinearModel, HasRawPredictionCol, HasThreshold):
+    """Adds ``prediction`` (0.0 or 1.0) and ``rawPrediction`` (Vectors of two). One named "" is left out."""
+
+    @property
+    def numClasses(self) -> int:
+        return 2
+
+    def _family(self) -> Family:
+        return SquaredHinge()
+
+    def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
+        eta = predicted["eta"]
+        return {
+            self.getOrDefault("rawPredictionCol"): array_to_vector(F.array(-eta, eta)),
+            self.getPredictionCol(): (eta > self.getThreshold()).cast("double"),
+        }
+
+
+@accessible
+class LinearRegressionModel(LinearModel):
+    """Adds ``prediction``."""
+
+
+@accessible
+class GeneralizedLinearRegressionModel(LinearModel, GlmParams):
+    """Adds ``prediction`` (the mean) and, if `linkPredictionCol` is set, eta."""
+
+    def _family(self) -> Family:
+        return GlmParams._family(self)
+
+    def _offset(self) -> str | None:
+        return self.getOrDefault(self.offsetCol) if self.isDefined(self.offsetCol) else None
+
+    def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
+        link = {self.getOrDefault(self.linkPredictionCol): predicted["eta"]} if self.isDefined(self.linkPredictionCol) else {}
+        return {**link, **super()._outputs(predicted)}
+
+
+class _Writer(MLWriter):
+    def __init__(self, model: LinearModel) -> None:
+        super().__init__()
+        self._model = model
+
+    def saveImpl(self, path: str) -> None:
+        model = self._model
+        extra = {
+            "coefficients": model.coefficients.toArray().tolist(),
+            "intercept": model.intercept,
+            "names": model.names,
+            "history": model.history,
+        }
+        DefaultParamsWriter.saveMetadata(model, path, self.sparkSession, extraMetadata=extra)
+
+
+class _Reader(MLReader[LinearModel]):
+    def __init__(self, kind: type[LinearModel]) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def load(self, path: str) -> LinearModel:
+        """Raise `ConfigError` when the folder holds another kind of model."""
+        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        wanted = f"{self._kind.__module__}.{self._kind.__name__}"
+        if metadata["class"] != wanted:
+            raise ConfigError(f"{path} holds a {metadata['class']}, not a {wanted}")
+        kept = [metadata[name] for name in ("coefficients", "intercept", "names", "history")]
+        model = self._kind(np.array(kept[0]), *kept[1:])
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        return model
+
+
+def _literal(value: float) -> str:
+    """Return a double of SQL, every digit of it."""
+    return f"{float(value)!r}D".replace("e", "E") if value >= 0 else f"({float(value)!r}D)".replace("e", "E")

@@ -1,0 +1,128 @@
+"""`LinearSummary`: the statistics of a fitted linear model, under the names that MLlib's summaries have."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparkml.errors import ConfigError
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class LinearSummary:
+    """What the fit found out besides the coefficients. Arrays have the coefficients in order, then the intercept (if fitted).
+
+    Tests are Wald's: of the normal distribution where the family knows its dispersion (binomial, poisson), else of Student's.
+    """
+
+    def __init__(self, coefficients: Array, intercept: float | None, names: list[str], history: dict[str, Any]) -> None:
+        self._values = coefficients if intercept is None else np.append(coefficients, intercept)
+        self._names = (names or [f"features[{at}]" for at in range(len(coefficients))]) + (
+            [] if intercept is None else ["(intercept)"]
+        )
+        self._found = history
+
+    @property
+    def coefficientStandardErrors(self) -> Array:
+        """NaN for features that are constant or depend on one another. Raises `ConfigError` after a fit with a penalty."""
+        errors = self._found["standard_errors"]
+        if errors is None:
+            raise ConfigError("a penalised fit has no standard errors", hint="fit with regParam = 0 and without bounds")
+        return np.array(errors[: len(self._values)], dtype=float)
+
+    @property
+    def tValues(self) -> Array:
+        """Coefficients over their standard errors; z values where the dispersion is known."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values: Array = self._values / self.coefficientStandardErrors
+        return values
+
+    @property
+    def pValues(self) -> Array:
+        """Two-sided."""
+        from scipy import stats
+
+        sizes = np.abs(self.tValues)
+        values: Array = 2 * (stats.norm.sf(sizes) if self._known else stats.t.sf(sizes, self.degreesOfFreedom))
+        return values
+
+    def confidenceIntervals(self, level: float = 0.95) -> Array:
+        """Return (coefficients, 2): lower and upper ends. Raises `ConfigError` for a level that is not between 0 and 1."""
+        from scipy import stats
+
+        if not 0 < level < 1:
+            raise ConfigError(f"level = {level}: must be between 0 and 1")
+        quantile = (1 + level) / 2
+        width = stats.norm.ppf(quantile) if self._known else stats.t.ppf(quantile, self.degreesOfFreedom)
+        reach = width * self.coefficientStandardErrors
+        return np.column_stack([self._values - reach, self._values + reach])
+
+    @property
+    def _known(self) -> bool:
+        return bool(self._found["dispersion_known"])
+
+    @property
+    def dispersion(self) -> float:
+        """1 for binomial and poisson, else Pearson's chi-square over the degrees of freedom."""
+        return float(self._found["dispersion"])
+
+    @property
+    def deviance(self) -> float:
+        return float(self._found["deviance"])
+
+    @property
+    def nullDeviance(self) -> float | None:
+        """Of the intercept alone; None for a fit with an offset."""
+        value = self._found["null_deviance"]
+        return None if value is None else float(value)
+
+    @property
+    def aic(self) -> float | None:
+        """Akaike's criterion; None where the likelihood has no closed form (tweedie), and after a penalised fit."""
+        value = self._found["aic"]
+        return None if value is None else float(value)
+
+    @property
+    def degreesOfFreedom(self) -> float:
+        """Rows less the rank of the features (and the intercept)."""
+        return float(self._found["degrees_of_freedom"])
+
+    @property
+    def numInstances(self) -> int:
+        return int(self._found["rows"])
+
+    @property
+    def totalIterations(self) -> int:
+        """Passes over all rows."""
+        return int(self._found["passes"])
+
+    @property
+    def objectiveHistory(self) -> list[float]:
+        """The objective before each pass over all rows."""
+        return list(self._found["objectives"])
+
+    @property
+    def error(self) -> float:
+        """A bound on the distance from the optimum in the norm of the Hessian; infinite where none is known."""
+        value = self._found["error"]
+        return math.inf if value is None else float(value)
+
+    def toPandas(self, level: float = 0.95) -> pd.DataFrame:
+        """Return the table of coefficients: one row each, with standard error, test and confidence interval."""
+        low, high = self.confidenceIntervals(level).T
+        sign = "z" if self._known else "t"
+        return pd.DataFrame(
+            {
+                "coefficient": self._values,
+                "standard error": self.coefficientStandardErrors,
+                sign: self.tValues,
+                f"P>|{sign}|": self.pValues,
+                f"[{(1 - level) / 2:g}": low,
+                f"{(1 + level) / 2:g}]": high,
+            },
+            index=pd.Index(self._names, name="feature"),
+        )

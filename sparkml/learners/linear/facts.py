@@ -1,0 +1,186 @@
+"""`Facts`: what is to be known of the rows whatever the coefficients are, and the `Scaling` of features that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparkml.learners.linear.families import Array, Family
+from sparkml.learners.linear.sums import Block
+from sparkml.learners.linear.tree_sum import Array as Summand
+
+_NUMBERS = ("rows", "weight", "weight_square", "label", "label_square", "perfect", "constant", "weight_log")
+_FOLD = 64  # rows worked on as one: NumPy is slow along a short last axis
+_FAR = 8.0  # standard deviations from 0: beyond, float32 blocks lose digits that matter
+_WIDE = 2.0**20  # of standard deviations: their squares still fit
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Sums over rows, each times its weight, and extremes.
+
+    Attributes
+    ----------
+    rows, weight, weight_square
+        Number of rows, their weights, the squares of their weights.
+    label, label_square
+        Labels and their squares.
+    perfect, constant
+        Of `Family.label_terms`.
+    weight_log
+        Logarithms of the weights, not weighted again; of weights above 0.
+    x, xx
+        (features,): features and their squares.
+    least, most
+        (features,): smallest and largest values.
+    """
+
+    rows: float
+    weight: float
+    weight_square: float
+    label: float
+    label_square: float
+    perfect: float
+    constant: float
+    weight_log: float
+    x: Summand
+    xx: Summand
+    least: Summand
+    most: Summand
+
+    def packed(self) -> tuple[Summand, Summand]:
+        """Return the sums as one vector, and as another what the minimum is taken of."""
+        numbers = [getattr(self, name) for name in _NUMBERS]
+        return np.concatenate([numbers, self.x, self.xx]), np.concatenate([self.least, -self.most])
+
+    @classmethod
+    def unpacked(cls, sums: Summand, extremes: Summand) -> Facts:
+        x, xx = np.split(sums[len(_NUMBERS) :], 2)
+        least, most = np.split(extremes, 2)
+        return cls(**dict(zip(_NUMBERS, sums.tolist(), strict=False)), x=x, xx=xx, least=least, most=-most)
+
+    @property
+    def mean(self) -> Summand:
+        """Of the features."""
+        return self.x / self.weight
+
+    @property
+    def variance(self) -> Summand:
+        """Of the features; exactly 0 for constant ones."""
+        return np.where(self.most > self.least, np.maximum(0.0, self.xx / self.weight - self.mean**2), 0.0)
+
+    @property
+    def unbiased(self) -> float:
+        """What makes variances unbiased, for weights that say how reliable a row is."""
+        freedom = self.weight - self.weight_square / self.weight
+        return self.weight / freedom if freedom > 0 else 0.0
+
+    @property
+    def label_variance(self) -> float:
+        return max(0.0, self.label_square / self.weight - (self.label / self.weight) ** 2)
+
+
+class WrongRowsError(ValueError):
+    """Rows that nothing can be learnt from: `role` is the label, the weight, the offset or the features."""
+
+    def __init__(self, role: str, text: str) -> None:
+        super().__init__(text)
+        self.role = role
+
+
+class Looker:
+    """Looks at blocks."""
+
+    def __init__(self, family: Family, features: int) -> None:
+        self.family = family
+        self._numbers = np.zeros(len(_NUMBERS))
+        self._x, self._xx = np.zeros(features), np.zeros(features)
+        self._least, self._most = np.full(features, np.inf), np.full(features, -np.inf)
+
+    def take(self, block: Block) -> None:
+        """Raise `WrongRowsError` for labels that the family does not allow, for weights below 0, and for what is not finite."""
+        x, y, own = block.x, block.y.astype(np.float64), block.weight
+        _check_finite(block)
+        if wrong := self.family.check(block.y):
+            raise WrongRowsError("label", wrong)
+        one = np.ones(len(x), x.dtype) if own is None else own
+        wide = one.astype(np.float64)
+        if wide.min() < 0:
+            raise WrongRowsError("weight", f"a weight is 0 or more, not {wide.min():g}")
+        perfect, constant = self.family.label_terms(y)
+        logs = 0.0 if own is None else float(np.log(wide[wide > 0]).sum())
+        self._numbers += [
+            len(x), wide.sum(), wide @ wide, wide @ y, wide @ np.square(y), wide @ perfect, wide @ constant, logs
+        ]  # fmt: skip
+        self._x += one @ x
+        self._xx += one @ np.square(x)
+        self._least = np.minimum(self._least, _folded(np.minimum, x))
+        self._most = np.maximum(self._most, _folded(np.maximum, x))
+
+    def facts(self) -> Facts:
+        return Facts.unpacked(np.concatenate([self._numbers, self._x, self._xx]), np.concatenate([self._least, -self._most]))
+
+
+def _check_finite(block: Block) -> None:
+    for role, values in (("label", block.y), ("weight", block.weight), ("offset", block.offset)):
+        if values is not None and not np.isfinite(values).all():
+            raise WrongRowsError(role, f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} values are NaN or infinite")
+    if not np.isfinite(np.ones(len(block.x), block.x.dtype) @ block.x).all():  # much faster than to ask each number
+        wrong = ~np.isfinite(block.x)
+        if wrong.any():
+            which = ", ".join(str(number) for number in np.flatnonzero(wrong.any(axis=0))[:10])
+            raise WrongRowsError(
+                "features", f"feature {which} is NaN or infinite in {wrong.any(axis=1).sum()} of {len(wrong)} rows"
+            )
+
+
+def _folded(function: np.ufunc, x: Array) -> Array:
+    """Return ``function.reduce(x, axis=0)``."""
+    whole = len(x) // _FOLD * _FOLD
+    parts = []
+    if whole:
+        wide = np.ascontiguousarray(x[:whole]).reshape(-1, _FOLD * x.shape[1])
+        parts.append(function.reduce(wide, axis=0).reshape(_FOLD, -1))
+    result: Array = function.reduce(np.concatenate([*parts, x[whole:]]), axis=0)
+    return result
+
+
+class Scaling:
+    """Features as they are worked with: (x - center) / scale, so that neither units nor far origins cost digits.
+
+    Without it a feature of 1e6 +- 1 would have lost its variance to float32 before anything is learnt from it.
+    """
+
+    def __init__(self, center: Summand, scale: Summand) -> None:
+        self.center, self.scale = center, scale
+        self._tiled: tuple[Array, Array] | None = None
+
+    @classmethod
+    def of(cls, facts: Facts, *, center: bool, always: bool) -> Scaling | None:
+        """Return what features of some rows need, or None. Without `center`, 0 stays where it is."""
+        deviation = np.sqrt(facts.variance)
+        mean = facts.mean if center else np.zeros_like(deviation)
+        known = np.where(deviation > 0, deviation, np.maximum(np.abs(facts.most), np.abs(facts.least)))
+        scale = np.exp2(np.round(np.log2(np.where(known > 0, known, 1.0))))  # powers of two round nothing
+        strange = (np.abs(mean) > _FAR * deviation) | (deviation > _WIDE) | (deviation < 1 / _WIDE)
+        if not (always or strange.any()):
+            return None
+        return cls(mean.astype(np.float32).astype(np.float64), scale)
+
+    def apply(self, x: Array, out: Array) -> Array:
+        """Write the scaled features to `out`, which may be `x`, and return it."""
+        if self._tiled is None or self._tiled[0].dtype != x.dtype or len(self._tiled[0]) < len(x):
+            self._tiled = tuple(np.tile(values.astype(x.dtype), (len(x), 1)) for values in (self.center, 1 / self.scale))  # type: ignore[assignment]
+        assert self._tiled is not None
+        center, factor = (tile[: len(x)] for tile in self._tiled)
+        np.subtract(x, center, out=out)
+        return np.multiply(out, factor, out=out)
+
+    def raw(self) -> Summand:
+        """Return the matrix that makes coefficients of the features as they come from those of scaled ones, intercept last."""
+        size = len(self.center)
+        matrix = np.eye(size + 1)
+        matrix[:size, :size] /= self.scale
+        matrix[size, :size] = -self.center / self.scale
+        return matrix
