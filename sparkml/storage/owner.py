@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,6 +28,27 @@ def started(process: psutil.Process) -> str:
     with suppress(OSError):  # Linux's own
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}+{process.create_time() - psutil.boot_time():.2f}"
+
+
+def process_tag() -> str:
+    """Return a short mark of this process for names: ``host-pid-start``, host and start as hashes."""
+    owner = this_process()
+    return f"{_hash(owner['host'])}-{owner['pid']}-{_hash(owner['started'])}"
+
+
+def tagged_alive(tag: str) -> bool:
+    """Whether the process that made this tag may still run; what is no tag may be anybody's."""
+    found = re.fullmatch(r"([0-9a-f]{8})-(\d+)-([0-9a-f]{8})", tag)
+    if found is None or found[1] != _hash(socket.gethostname()):
+        return True
+    try:
+        return _hash(started(psutil.Process(int(found[2])))) == found[3]
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def owner_alive(owner: Mapping[str, Any]) -> bool:

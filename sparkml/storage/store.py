@@ -20,12 +20,11 @@ from sparkml.errors import StorageError
 from sparkml.storage.backend import Backend
 from sparkml.storage.explain import explained
 from sparkml.storage.manifest import MANIFEST, FileEntry, Manifest
-from sparkml.storage.owner import owner_alive, this_process
+from sparkml.storage.owner import process_tag, tagged_alive
 from sparkml.storage.swap import MARK, finish, swap
 
-_OWNER = "_OWNER.json"
 _COPIES_AT_ONCE = 8
-_NOISE = ("_SUCCESS", _OWNER, MANIFEST)
+_NOISE = ("_SUCCESS", MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,10 @@ class Store:
     @contextmanager
     def stage(self) -> Iterator[Staging]:
         """Give a fresh folder under ``_staging/``; what is left of it afterwards is removed."""
-        staging = Staging(self, f"_staging/{uuid.uuid4().hex[:16]}")
-        self.replace(f"{staging.path}/{_OWNER}", this_process())
+        # the name says whose it is, from its first moment to its last: a file inside would come late and go early
+        staging = Staging(self, f"_staging/{uuid.uuid4().hex[:16]}.{process_tag()}")
+        with explained("create", staging.url):
+            self.fs.makedirs(self.at(staging.path), exist_ok=True)
         try:
             yield staging
         finally:
@@ -237,7 +238,6 @@ class Store:
                 self.replace(f"{target}/{MANIFEST}", body)
             else:
                 self.replace(f"{staging.path}/{MANIFEST}", body)
-                self.remove(f"{staging.path}/{_OWNER}")
                 swap(self, staging.path, target)
         return manifest
 
@@ -290,10 +290,10 @@ class Store:
     ) -> Manifest:
         """Return the manifest of what stands in a staging folder, hashing files whose hash is not known."""
         found = self.files(staging.path)
-        noise = {path for path in found if path.endswith((*_NOISE, ".crc")) and path != _OWNER}
+        noise = {path for path in found if path.endswith((*_NOISE, ".crc"))}
         for path in noise:
             self.remove(f"{staging.path}/{path}")
-        sizes = {path: size for path, size in found.items() if path != _OWNER and path not in noise}
+        sizes = {path: size for path, size in found.items() if path not in noise}
         with explained("read back", staging.url), ThreadPoolExecutor(4) as pool:
             digests = pool.map(lambda path: known.get(path) or self._sha256(f"{staging.path}/{path}"), sizes)
             entries = [FileEntry(path=path, size=sizes[path], sha256=digest) for path, digest in zip(sizes, digests, strict=True)]
@@ -304,7 +304,6 @@ class Store:
         with explained("publish", self.url(target)):
             if self.backend.atomic_rename:
                 self.backend.replace(self.at(f"{staging.path}/{MANIFEST}"), body)
-                self.remove(f"{staging.path}/{_OWNER}")  # last: until here a killed run's folder can be told and swept
                 return self.backend.rename_folder(self.at(staging.path), self.at(target))
             if self.exists(f"{target}/{MANIFEST}"):
                 return False
@@ -358,11 +357,7 @@ class Store:
             if name.endswith(MARK):
                 swept += [name] if finish(self, name) else []
                 continue
-            try:
-                owner = self.read_json(f"_staging/{name}/{_OWNER}")
-            except StorageError:
-                continue  # being published right now
-            if not owner_alive(owner):
+            if not tagged_alive(name.rpartition(".")[2]):
                 self.remove(f"_staging/{name}")
                 swept.append(name)
         return swept

@@ -15,6 +15,7 @@ from sparkml import plugins
 from sparkml.errors import StorageError
 from sparkml.storage import Store
 from sparkml.storage.manifest import MANIFEST
+from sparkml.storage.owner import process_tag
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +136,14 @@ def test_staging_is_removed_when_the_block_fails(store: Store) -> None:
 
 
 def test_sweep_removes_only_what_dead_processes_left(store: Store) -> None:
-    store.replace("_staging/dead/_OWNER.json", {"host": __import__("socket").gethostname(), "pid": 2**22 + 1, "started": 1.0})
-    store.replace("_staging/far/_OWNER.json", {"host": "elsewhere", "pid": 1, "started": 1.0})
-    with store.stage():
-        assert store.sweep() == ["dead"]
-        assert len(store.list("_staging")) == 2
+    host, pid, started = process_tag().split("-")
+    dead, reused, far = f"a.{host}-{2**22 + 1}-{started}", f"b.{host}-{pid}-00000000", f"c.00000000-{2**22 + 1}-{started}"
+    for name in (dead, reused, far, "of-somebody-else"):
+        store.replace(f"_staging/{name}/x", b"1")
+    with store.stage() as staging:
+        store.replace(f"{staging.path}/x", b"1")
+        assert store.sweep() == [dead, reused]
+        assert len(store.list("_staging")) == 3
 
 
 def test_a_store_travels_to_executors(store: Store) -> None:
