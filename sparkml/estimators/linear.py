@@ -214,6 +214,11 @@ class LogisticRegression(LinearEstimator, HasProbabilityCol, HasRawPredictionCol
     def _defaults(self) -> dict[str, Any]:
         return {"threshold": 0.5}
 
+    def _check(self) -> None:
+        super()._check()
+        if not 0 <= self.getThreshold() <= 1:
+            raise ConfigError(f"LogisticRegression: threshold = {self.getThreshold()}: must be from 0 to 1")
+
     def _family(self) -> Family:
         return Binomial()
 

@@ -20,6 +20,7 @@ _MAX_ROWS_PER_GROUP = 1 << 18
 _FILE_BYTES = 128 << 20
 _MIN_FILES = 4
 _NUMBERS = re.compile(r"double|float|int|bigint|smallint|tinyint|boolean|decimal\(\d+,\d+\)")
+_ARRAYS = re.compile(rf"array<({_NUMBERS.pattern})>")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,14 @@ class LinearRows:
             if not _NUMBERS.fullmatch(kind):
                 hint = "index it with a StringIndexer" if kind == "string" else None
                 raise DataError(f"the {role} {name!r} is a {kind}, not a number", hint=hint)
-        self.names = _names_of(dataset.schema[features].metadata)
+        kind = dataset.schema[features].dataType.simpleString()
         self._shards = in_place(dataset)
+        if self._shards is None and kind != "vector" and not _ARRAYS.fullmatch(kind):
+            raise DataError(
+                f"column {features!r} is a {kind}: features are a vector or an array of numbers",
+                hint="assemble the columns with a VectorAssembler",
+            )
+        self.names = _names_of(dataset.schema[features].metadata)
         self._frame = dataset.select(
             F.col(f"`{features}`"),
             *(F.col(f"`{name}`").cast("double").alias(name) for name in dict.fromkeys(self.numbers.values())),

@@ -107,7 +107,7 @@ def to_arrow(array: pa.Array, column: Column) -> pa.Array:
     ValueError
         A list has another length than the column's shape, or a null among its elements.
     """
-    if not column.shape or pa.types.is_binary(array.type):
+    if not column.shape or pa.types.is_binary(array.type) or pa.types.is_fixed_size_binary(array.type):
         return array.cast(column.field().type)
     if column.kind == "ids":
         return _binary(array.value_lengths(), _elements(array, column).astype("<i4"))

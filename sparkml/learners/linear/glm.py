@@ -245,9 +245,9 @@ def family_of(name: str, link: str | None = None, variance_power: float = 0.0, l
     ConfigError
         No such family, or not that link, or a variance power between 0 and 1.
     """
+    if variance_power != 0 and not variance_power >= 1:
+        raise ConfigError(f"variancePower = {variance_power:g}: there is a distribution for 0 and from 1 on")
     if name == "tweedie":
-        if variance_power != 0 and not variance_power >= 1:
-            raise ConfigError(f"variancePower = {variance_power:g}: there is a distribution for 0 and from 1 on")
         power = 1 - variance_power if link_power is None else link_power
         same = {0.0: "gaussian", 1.0: "poisson", 2.0: "gamma"}.get(variance_power)
         made = _by_power(same, power) if same else None

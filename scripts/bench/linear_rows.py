@@ -1,0 +1,117 @@
+"""The rows of the linear benchmarks: correlated features of known true weights, the same for every number of processes.
+
+    .venv/bin/python scripts/bench/linear_rows.py FOLDER --rows 1e8 --features 10
+
+publishes a set of shards at FOLDER/linear-ROWSxFEATURES (41 bytes a row and feature, so to speak: float32, neither compressed nor
+encoded), unless it is there. Each block of 2**20 rows is drawn from a generator of its own, seeded by the number of the block.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
+
+from sparkml.shards.schema import Column
+from sparkml.shards.writer import write_shard
+from sparkml.storage import Store
+from sparkml.storage.manifest import MANIFEST
+
+BLOCK = 1 << 20
+BLOCKS_PER_FILE = 8
+SEED = 20_261_122
+
+
+def truth(features: int) -> Any:
+    """Return the true coefficients and, last, the intercept: (features + 1,)."""
+    random = np.random.default_rng([SEED, features])
+    return np.append(random.normal(size=features) * 0.5, -0.25).astype(np.float32)
+
+
+def block(number: int, rows: int, features: int) -> tuple[Any, Any, Any]:
+    """Return features (rows, features), a label of two classes and a continuous one, all float32.
+
+    Two thirds of a feature's variance are shared with the others; means and scales differ.
+    """
+    random = np.random.default_rng([SEED, features, number])
+    x = random.standard_normal((rows, features), np.float32)
+    x *= np.float32(np.sqrt(1 / 3))
+    x += random.standard_normal((rows, 1), np.float32) * np.float32(np.sqrt(2 / 3))
+    at = np.arange(features)
+    x *= (0.5 + (at % 4) / 2).astype(np.float32)
+    x += ((at % 3) - 1).astype(np.float32)
+    true = truth(features)
+    eta = x @ true[:-1] + true[-1]
+    label = (random.random(rows, np.float32) < 1 / (1 + np.exp(-eta))).astype(np.float32)
+    return x, label, eta + random.standard_normal(rows, np.float32)
+
+
+def columns(features: int) -> list[Column]:
+    return [
+        Column(name="x", dtype="float32", shape=(features,)),
+        Column(name="label", dtype="float32"),
+        Column(name="value", dtype="float32"),
+    ]
+
+
+def publish(folder: str, rows: int, features: int, processes: int | None = None) -> str:
+    """Write the set unless it is there, and return its URL. Raises `SystemExit` when the disk has no room for it."""
+    name = f"linear-{rows}x{features}"
+    store = Store(folder)
+    if store.exists(f"{name}/{MANIFEST}"):
+        return store.url(name)
+    needed = rows * 4 * (features + 2)
+    os.makedirs(folder, exist_ok=True)
+    if needed * 1.05 > (free := shutil.disk_usage(folder).free):
+        raise SystemExit(f"{needed / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} GB are free: take fewer --rows")
+    files = -(-rows // (BLOCK * BLOCKS_PER_FILE))
+    with store.stage() as staging, ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_file, store.root, staging.path, file, rows, features) for file in range(files)]
+        found = [row for job in jobs for row in job.result()]
+        extra = {
+            "columns": [column.model_dump() for column in columns(features)],
+            "groups": {row["path"]: row["groups"] for row in found},
+            "rows": rows,
+        }
+        checksums = {row["path"]: row["sha256"] for row in found}
+        store.publish(staging, name, kind="shards", fingerprint=name, extra=extra, checksums=checksums)
+    return store.url(name)
+
+
+def _file(root: str, folder: str, file: int, rows: int, features: int) -> list[dict[str, Any]]:
+    def batches() -> Iterator[pa.RecordBatch]:
+        for number in range(file * BLOCKS_PER_FILE, (file + 1) * BLOCKS_PER_FILE):
+            count = min(BLOCK, rows - number * BLOCK)
+            if count <= 0:
+                return
+            x, label, value = block(number, count, features)
+            tensor = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * features), count, [None, pa.py_buffer(x)])
+            yield pa.RecordBatch.from_arrays([tensor, pa.array(label), pa.array(value)], ["x", "label", "value"])
+
+    reports = write_shard(batches(), partition=file, root=root, folder=folder, columns=columns(features), group_rows=BLOCK)
+    return [row for report in reports for row in report.to_pylist()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("--rows", type=lambda text: int(float(text)), default=1_000_000)
+    parser.add_argument("--features", type=int, default=10)
+    arguments = parser.parse_args()
+    print(publish(arguments.folder, arguments.rows, arguments.features))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
