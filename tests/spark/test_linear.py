@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,18 @@ from pyspark.sql import functions as F
 from scipy import stats
 from sklearn import svm
 
-from sparkml.errors import ConfigError, DataError
-from sparkml.estimators.linear import GeneralizedLinearRegression, LinearRegression, LinearSVC, LogisticRegression
+from sparkml.errors import ConfigError, DataError, TrainingError
+from sparkml.estimators.linear import (
+    GeneralizedLinearRegression,
+    LinearEstimator,
+    LinearRegression,
+    LinearSVC,
+    LogisticRegression,
+)
+from tests.conftest import ROOT
 
+PAGE = (ROOT / "docs" / "how-to" / "linear-models.md").read_text(encoding="utf-8")
+SCRIPT = re.findall(r"<!-- file: my_linear.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)[0]
 NAMES = [f"x{number}" for number in range(4)]
 
 
@@ -225,12 +238,65 @@ def test_a_pipeline_with_it_is_saved_and_loaded(rows: DataFrame, tmp_path: Path)
     assert again.transform(raw).collect() == fitted.transform(raw).collect()
 
 
-def test_wrong_input_is_refused(rows: DataFrame) -> None:
+def test_the_script_of_the_page_runs_as_it_stands_there(tmp_path: Path) -> None:
+    (tmp_path / "my_linear.py").write_text(SCRIPT, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "my_linear.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "(intercept)" in done.stdout and "passes over all rows" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my_linear.py"]
+
+
+GLM = GeneralizedLinearRegression
+CROSSING = {"lowerBoundsOnCoefficients": [1.0] * 4, "upperBoundsOnCoefficients": [0.0] * 4}
+WRONG: dict[str, tuple[type[LinearEstimator], dict[str, Any], str, type[Exception], str]] = {  # the label y as an expression
+    "not 0 or 1": (LogisticRegression, {}, "weight", DataError, "'y': a label of two classes is 0 or 1, not [23]"),
+    "no shares": (GLM, {"family": "binomial"}, "weight", DataError, "binomial family is from 0 to 1, not [23]"),
+    "negative counts": (GLM, {"family": "poisson"}, "-weight", DataError, "is 0 or more, not -"),
+    "zeros of a gamma": (GLM, {"family": "gamma"}, "0D", DataError, "gamma family is positive, not 0"),
+    "one class": (LogisticRegression, {}, "1D", DataError, "'y': one class only, 1"),
+    "one class of a machine": (LinearSVC, {}, "0D", DataError, "'y': one class only, 0"),
+    "no counts": (GLM, {"family": "poisson"}, "0D", DataError, "'y': every label is 0"),
+    "a null label": (LinearRegression, {}, "if(weight > 1, 1D, null)", DataError, r"label 'y' is null, NaN .* in \d+ of 3000"),
+    "a label of text": (LinearRegression, {}, "'a'", DataError, "label 'y' is a string, not a number"),
+    "a negative weight": (LinearRegression, {"weightCol": "bad"}, "value", DataError, "'bad': a weight is 0 or more, not -1"),
+    "an offset that is NaN": (GLM, {"offsetCol": "nan"}, "value", DataError, "offset 'nan' is null, NaN or infinite in 3000"),
+    "far too large": (GLM, {"link": "log", "offsetCol": "huge"}, "value", TrainingError, "the loss is not finite"),
+    "other bounds": (LogisticRegression, {"lowerBoundsOnCoefficients": [0.0]}, "label", ConfigError, "1 bounds for 4 features"),
+    "crossing bounds": (LogisticRegression, CROSSING, "label", ConfigError, "a lower bound is above its upper bound"),
+    "no column": (LogisticRegression, {"featuresCol": "there"}, "label", DataError, "there is no column 'there'"),
+    "a number": (LogisticRegression, {"featuresCol": "x0"}, "label", DataError, "'x0' is a double: .*vector or an array"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_rows_are_refused(rows: DataFrame, wrong: str) -> None:
+    kind, params, label, error, message = WRONG[wrong]
+    frame = rows.withColumn("y", F.expr(label)).withColumn("bad", F.lit(-1.0)).withColumn("nan", F.lit(float("nan")))
+    with pytest.raises(error, match=message):
+        kind(labelCol="y", numProc=1, verbose=False, **params).fit(frame.withColumn("huge", F.lit(1e6)))
+
+
+def test_wrong_params_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"LogisticRegression has no parameter 'regparam'.*regParam"):
         LogisticRegression(regparam=1.0)
     with pytest.raises(ConfigError, match=r"regParam = -1\.0: must be 0 or more"):
         LogisticRegression(regParam=-1.0)
-    with pytest.raises(DataError, match=r"a label of two classes is 0 or 1, not [23]"):
-        LogisticRegression(labelCol="weight", numProc=1, verbose=False).fit(rows)
-    with pytest.raises(DataError, match="there is no column 'there'"):
-        LogisticRegression(featuresCol="there", verbose=False).fit(rows)
+    with pytest.raises(ConfigError, match=r"elasticNetParam = 2\.0: must be from 0 to 1"):
+        LinearRegression(elasticNetParam=2.0)
+    with pytest.raises(ConfigError, match="family = 'poison': must be one of gaussian, binomial, poisson, gamma, tweedie"):
+        GeneralizedLinearRegression(family="poison")
+    with pytest.raises(ConfigError, match="link = 'logit': of the poisson family it is one of log, identity, sqrt"):
+        GeneralizedLinearRegression(family="poisson", link="logit")
+    with pytest.raises(ConfigError, match=r"variancePower = 0\.5: there is a distribution for 0 and from 1 on"):
+        GeneralizedLinearRegression(family="tweedie", variancePower=0.5)
+    with pytest.raises(ConfigError, match="the tweedie family takes linkPower, not link"):
+        GeneralizedLinearRegression(family="tweedie", link="log")
+
+
+def test_it_says_when_it_has_not_converged(rows: DataFrame, caplog: pytest.LogCaptureFixture) -> None:
+    model = LogisticRegression(numProc=1, verbose=False, maxIter=2).fit(rows)
+    assert not model.history["converged"] and model.history["passes"] == 2
+    assert "not converged after 2 passes; raise maxIter" in caplog.text

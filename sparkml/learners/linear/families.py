@@ -44,6 +44,9 @@ class Family(Protocol):
     def check(self, y: Array) -> str | None:
         """Return what is wrong with labels, if anything is."""
 
+    def check_mean(self, mean: float) -> str | None:
+        """Return why labels of this mean have no finite optimum, if they have none."""
+
     def start(self, mean: float) -> float:
         """Return the eta that a mean of the labels stands for."""
 
@@ -70,6 +73,9 @@ class Gaussian:
     separable: bool = False
 
     def check(self, y: Array) -> str | None:
+        return None
+
+    def check_mean(self, mean: float) -> str | None:
         return None
 
     def start(self, mean: float) -> float:
@@ -105,6 +111,9 @@ class Binomial:
             return None
         what = "the binomial family is from 0 to 1" if self.shares else "two classes is 0 or 1"
         return f"a label of {what}, not {wrong[0]:g}"
+
+    def check_mean(self, mean: float) -> str | None:
+        return f"one class only, {mean:g}" if mean in (0.0, 1.0) else None
 
     def start(self, mean: float) -> float:
         mean = min(max(mean, 1e-6), 1 - 1e-6)
@@ -144,6 +153,9 @@ class Poisson:
         wrong = y[~(y >= 0)]
         return f"a label of the poisson family is 0 or more, not {wrong[0]:g}" if len(wrong) else None
 
+    def check_mean(self, mean: float) -> str | None:
+        return "every label is 0" if mean == 0 else None
+
     def start(self, mean: float) -> float:
         return math.log(max(mean, 1e-6))
 
@@ -180,6 +192,9 @@ class Gamma:
         wrong = y[~(y > 0)]
         return f"a label of the gamma family is positive, not {wrong[0]:g}" if len(wrong) else None
 
+    def check_mean(self, mean: float) -> str | None:
+        return None
+
     def start(self, mean: float) -> float:
         return math.log(max(mean, 1e-300))
 
@@ -212,6 +227,9 @@ class SquaredHinge:
 
     def check(self, y: Array) -> str | None:
         return Binomial().check(y)
+
+    def check_mean(self, mean: float) -> str | None:
+        return Binomial().check_mean(mean)
 
     def start(self, mean: float) -> float:
         return 0.0

@@ -132,6 +132,9 @@ class Tweedie:
         least = "0 or more" if self.power < 2 else "positive"
         return f"a label of the tweedie family with a variance power of {self.power:g} is {least}, not {y[~allowed][0]:g}"
 
+    def check_mean(self, mean: float) -> str | None:
+        return Poisson().check_mean(mean) if 1 <= self.power < 2 else None
+
     def loss(self, mean: Array, y: Array) -> Array:
         p = self.power
         result: Array = mean ** (2 - p) / (2 - p) - y * mean ** (1 - p) / (1 - p)
@@ -163,6 +166,9 @@ class Named:
 
     def check(self, y: Array) -> str | None:
         return self.family.check(y)
+
+    def check_mean(self, mean: float) -> str | None:
+        return self.family.check_mean(mean)
 
     def loss(self, mean: Array, y: Array) -> Array:
         result: Array
@@ -212,6 +218,9 @@ class Glm:
 
     def check(self, y: Array) -> str | None:
         return self.distribution.check(y)
+
+    def check_mean(self, mean: float) -> str | None:
+        return self.distribution.check_mean(mean)
 
     def start(self, mean: float) -> float:
         return self.link.eta_of(mean)

@@ -207,7 +207,9 @@ class _Rank:
         size = self.features + 1
         cut = 4 + size + size * (size + 1) // 2
         if new:
-            self.facts[count] = Facts.unpacked(total[cut:], least[:-1])
+            self.facts[count] = facts = Facts.unpacked(total[cut:], least[:-1])
+            if count is None and (wrong := self.family.check_mean(facts.label / facts.weight)):
+                raise DataError(f"column {self.job.label!r}: {wrong}", hint="there is nothing to learn from such labels")
         free = not (self.job.penalty.strength or self.job.penalty.bounded)
         self.separated = free and self.family.separable and float(least[-1]) > 0
         facts = self.facts[count]
