@@ -46,6 +46,7 @@ from sparkml.launch.options import GangOptions
 from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import LinearJob, train_linear
+from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.quadratic import Penalty
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ class LinearEstimator(
         self._family()
         self.gang_options()
 
-    def _family(self) -> Family:
+    def _family(self, most: float = 1.0) -> Family | Multinomial:
+        """Return what is fitted to labels up to `most`."""
         return family_of("gaussian")
 
     def _penalty(self, features: int) -> Penalty:
@@ -156,14 +158,18 @@ class LinearEstimator(
         sizes = self._sizes(dataset.sparkSession, rows.rows)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
             written = rows.shards(store)
+            family = self._family(rows.most_label)
+            penalty = self._penalty(written.features)
+            if isinstance(family, Multinomial) and penalty.bounded:
+                raise ConfigError(f"bounds are for two classes, the label {self.getLabelCol()!r} has {family.classes}")
             job = LinearJob(
                 shards=written.url,
                 features=self.getFeaturesCol(),
                 label=self.getLabelCol(),
                 weight=weight,
                 offset=offset,
-                family=self._family(),
-                penalty=self._penalty(written.features),
+                family=family,
+                penalty=penalty,
                 tolerance=self.getTol(),
                 passes=self.getMaxIter(),
                 seed=self.getSeed(),
@@ -171,12 +177,12 @@ class LinearEstimator(
             )
             body, restarts = self._run(dataset.sparkSession, partial(train_linear, job=job), sizes, report)
         history = json.loads(body)
-        *coefficients, intercept = history.pop("w")
+        found = np.array(history.pop("w"))
         history["warnings"] = _warnings(history, written.names)
         for warning in history["warnings"]:
             log.warning("%s: %s", type(self).__name__, warning)
         history["restarts"] = [vars(restart) for restart in restarts]
-        model = self._model_class(np.array(coefficients), intercept, written.names, history)
+        model = self._model_class(found[:, :-1], found[:, -1], written.names, history)
         model._resetUid(self.uid)
         return self._copyValues(model)
 
@@ -207,20 +213,32 @@ def _warnings(history: dict[str, Any], names: list[str]) -> list[str]:
 
 @accessible
 class LogisticRegression(LinearEstimator, HasProbabilityCol, HasRawPredictionCol, HasThreshold):
-    """Two classes, 0 and 1."""
+    """Classes 0, 1, 2, ...: two by the logit of one linear predictor, more by the softmax of one for each."""
+
+    family: Param[str] = Param(
+        Params._dummy(),
+        "family",
+        "binomial, multinomial, or auto: binomial for two classes",
+        typeConverter=TypeConverters.toString,
+    )
 
     _model_class = LogisticRegressionModel
 
     def _defaults(self) -> dict[str, Any]:
-        return {"threshold": 0.5}
+        return {"threshold": 0.5, "family": "auto"}
 
     def _check(self) -> None:
         super()._check()
         if not 0 <= self.getThreshold() <= 1:
             raise ConfigError(f"LogisticRegression: threshold = {self.getThreshold()}: must be from 0 to 1")
+        if self.getOrDefault("family") not in ("auto", "binomial", "multinomial"):
+            family = self.getOrDefault("family")
+            raise ConfigError(f"LogisticRegression: family = {family!r}: must be auto, binomial or multinomial")
 
-    def _family(self) -> Family:
-        return Binomial()
+    def _family(self, most: float = 1.0) -> Family | Multinomial:
+        family, classes = self.getOrDefault("family"), max(2, int(most) + 1 if math.isfinite(most) else 2)
+        several = family == "multinomial" or (family == "auto" and classes > 2)
+        return Multinomial(classes) if several else Binomial()
 
 
 @accessible
@@ -242,7 +260,7 @@ class LinearSVC(LinearEstimator, HasRawPredictionCol, HasThreshold):
     def _defaults(self) -> dict[str, Any]:
         return {"threshold": 0.0}
 
-    def _family(self) -> Family:
+    def _family(self, most: float = 1.0) -> Family:
         return SquaredHinge()
 
 
@@ -255,5 +273,5 @@ class GeneralizedLinearRegression(LinearEstimator, GlmParams):
     def _defaults(self) -> dict[str, Any]:
         return {"family": "gaussian", "variancePower": 0.0, "standardization": False}
 
-    def _family(self) -> Family:
+    def _family(self, most: float = 1.0) -> Family:
         return GlmParams._family(self)

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from sparkml.errors import DataError
 from sparkml.estimators.materialise import as_shards, describe, in_place
 from sparkml.lineage.fingerprint import fingerprint
+from sparkml.shards.reader import ShardSet
 from sparkml.shards.schema import Column
 from sparkml.storage import Store
 
@@ -68,6 +69,7 @@ class LinearRows:
         if self._shards is not None:
             self._stored = self._checked([Column.model_validate(item) for item in self._shards[1].extra["columns"]])
             self.rows, self._content = sum(map(sum, self._shards[1].extra["groups"].values())), ""
+            self.most_label = ShardSet.open(self._shards[0]).most(label)
         else:
             self.rows, self._content = self._looked_at()
         if not self.rows:
@@ -81,9 +83,10 @@ class LinearRows:
         return stored
 
     def _looked_at(self) -> tuple[int, str]:
-        """Return the number of rows, and what names them: the same rows in any order give the same sum."""
+        """Return the number of rows, and what names them: the same rows in any order give the same sum. Sets `most_label`."""
         content = F.sum(F.xxhash64(*[F.col(f"`{name}`") for name in self._frame.columns]).cast("decimal(38,0)"))
-        checks = [F.count("*").alias("rows"), content.alias("content")]
+        most = F.max(F.col(f"`{self.numbers['label']}`"))
+        checks = [F.count("*").alias("rows"), content.alias("content"), most.alias("most")]
         for role, name in self.numbers.items():
             value = F.col(f"`{name}`")
             unusable = value.isNull() | F.isnan(value) | (F.abs(value) == float("inf"))
@@ -93,6 +96,7 @@ class LinearRows:
         for role, name in self.numbers.items():
             if row[role]:
                 raise DataError(f"the {role} {name!r} is null, NaN or infinite in {row[role]} of {row['rows']} rows")
+        self.most_label = float(row["most"] or 0)
         return row["rows"], str(row["content"])
 
     def shards(self, store: Store) -> Rows:

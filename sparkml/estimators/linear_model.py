@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.ml import Model
 from pyspark.ml.functions import array_to_vector
-from pyspark.ml.linalg import DenseVector
+from pyspark.ml.linalg import DenseMatrix, DenseVector
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import (
     HasFeaturesCol,
@@ -32,6 +32,7 @@ from sparkml.estimators.linear_summary import LinearSummary
 from sparkml.estimators.materialise import handed_over
 from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
 from sparkml.learners.linear.glm import family_of
+from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.shards.schema import Column, check_finite, to_arrow, to_numpy
 
 
@@ -82,8 +83,8 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
 
     Attributes
     ----------
-    coefficients, intercept
-        Of the features as they come.
+    coefficientMatrix, interceptVector
+        Of the features as they come: (1, features) and (1,); of several classes one row each.
     names
         Of the features, as far as their column said them.
     history
@@ -94,25 +95,43 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
     def __init__(
         self,
         coefficients: Any = (),
-        intercept: float = 0.0,
+        intercept: Any = 0.0,
         names: Sequence[str] = (),
         history: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.coefficients, self.intercept = DenseVector(coefficients), float(intercept)
+        each = np.atleast_2d(np.asarray(coefficients, np.float64))
+        self.coefficientMatrix = DenseMatrix(each.shape[0], each.shape[1], each.ravel(order="F").tolist())
+        self.interceptVector = DenseVector(np.atleast_1d(np.asarray(intercept, np.float64)))
         self.names, self.history = list(names), history or {}
 
     @property
+    def coefficients(self) -> DenseVector:
+        """Of the one linear predictor. Raises `ConfigError` for a model of several classes."""
+        self._alone("coefficients", "coefficientMatrix")
+        return DenseVector(self.coefficientMatrix.toArray()[0])
+
+    @property
+    def intercept(self) -> float:
+        """Of the one linear predictor. Raises `ConfigError` for a model of several classes."""
+        self._alone("intercept", "interceptVector")
+        return float(self.interceptVector[0])
+
+    def _alone(self, asked: str, hint: str) -> None:
+        if (classes := len(self.interceptVector)) > 1:
+            raise ConfigError(f"a model of {classes} classes has no {asked} but one per class", hint=f"use {hint}")
+
+    @property
     def numFeatures(self) -> int:
-        return len(self.coefficients)
+        return int(self.coefficientMatrix.numCols)
 
     @property
     def summary(self) -> LinearSummary:
         """Standard errors, tests, deviance and more."""
-        intercept = self.intercept if self.getFitIntercept() else None
-        return LinearSummary(self.coefficients.toArray(), intercept, self.names, self.history)
+        intercepts = self.interceptVector.toArray() if self.getFitIntercept() else None
+        return LinearSummary(self.coefficientMatrix.toArray(), intercepts, self.names, self.history)
 
-    def _family(self) -> Family:
+    def _family(self) -> Family | Multinomial:
         return family_of("gaussian")
 
     def _offset(self) -> str | None:
@@ -132,6 +151,7 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
             The names are not known, or there are not as many as features.
         """
         given = [f"`{name}`" for name in self.names] if features is None else list(features)
+        self._alone("expression", "one per row of coefficientMatrix")
         if len(given) != self.numFeatures:
             raise ConfigError(
                 f"{self.numFeatures} features need as many expressions, not {len(given)}",
@@ -140,7 +160,9 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
         parts = [f"{_literal(value)} * {name}" for value, name in zip(self.coefficients, given, strict=True) if value]
         offset = self._offset()
         eta = " + ".join([*parts, _literal(self.intercept), *([f"`{offset}`"] if offset else [])])
-        return self._family().sql(f"({eta})")
+        family = self._family()
+        assert not isinstance(family, Multinomial)
+        return family.sql(f"({eta})")
 
     def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
         """Return the columns to add, of eta and the mean."""
@@ -152,9 +174,9 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
             if wanted is not None and wanted not in dataset.columns:
                 raise DataError(f"there is no column {wanted!r}, only {', '.join(dataset.columns)}", hint=f"set {param}")
         column = Column(name=name, dtype="float64", shape=(self.numFeatures,))
-        predict = _Predict(column, self.coefficients.toArray(), self.intercept, self._family())
+        predict = _Predict(column, self.coefficientMatrix.toArray(), self.interceptVector.toArray(), self._family())
         taken = [handed_over(dataset, column)] + ([F.col(f"`{offset}`").cast("double")] if offset else [])
-        made = arrow_udf(predict.udf(len(taken)), "struct<eta: double, mean: double>")(*taken)  # type: ignore[call-overload]
+        made = arrow_udf(predict.udf(len(taken)), predict.type)(*taken)  # type: ignore[call-overload]
         hidden = f"__of {self.uid}"
         added = {name: value for name, value in self._outputs(F.col(f"`{hidden}`")).items() if name}
         for other in added:
@@ -173,8 +195,13 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
 class _Predict:
     """The linear predictor and the mean as a function of Arrow columns; travels to the Python workers."""
 
-    def __init__(self, column: Column, coefficients: Any, intercept: float, family: Family) -> None:
-        self._column, self._w, self._b, self._family = column, coefficients, intercept, family
+    def __init__(self, column: Column, coefficients: Any, intercepts: Any, family: Family | Multinomial) -> None:
+        self._column, self._w, self._b, self._family = column, coefficients, intercepts, family
+
+    @property
+    def type(self) -> str:
+        kind = "double" if len(self._b) == 1 else "array<double>"
+        return f"struct<eta: {kind}, mean: {kind}>"
 
     def udf(self, columns: int) -> Callable[..., Any]:
         def of_one(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
@@ -194,30 +221,43 @@ class _Predict:
             raise ValueError(f"column {self._column.name!r} has {features.null_count} null values: a linear model takes none")
         stored = to_arrow(features, self._column)
         check_finite(stored, self._column)
-        eta = to_numpy(stored, self._column) @ self._w + self._b
-        if offset is not None:
-            eta = eta + offset.to_numpy(zero_copy_only=False)
-        mean = self._family.predict(eta)
-        return pa.StructArray.from_arrays([pa.array(eta), pa.array(mean)], names=["eta", "mean"])
+        eta = to_numpy(stored, self._column) @ self._w.T + self._b
+        if len(self._b) == 1:
+            eta = eta[:, 0] if offset is None else eta[:, 0] + offset.to_numpy(zero_copy_only=False)
+        made = [_lists(values) if values.ndim == 2 else pa.array(values) for values in (eta, self._family.predict(eta))]
+        return pa.StructArray.from_arrays(made, names=["eta", "mean"])
+
+
+def _lists(values: Any) -> pa.Array:
+    ends = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values.ravel()))
 
 
 @accessible
 class LogisticRegressionModel(LinearModel, HasProbabilityCol, HasRawPredictionCol, HasThreshold):
-    """Adds ``prediction`` (0.0 or 1.0), ``probability`` and ``rawPrediction`` (Vectors of two). One named "" is left out."""
+    """Adds ``prediction`` (the class), ``probability`` and ``rawPrediction`` (Vectors, one entry per class).
+
+    One named "" is left out. `threshold` is that of two classes.
+    """
 
     @property
     def numClasses(self) -> int:
-        return 2
+        return max(2, len(self.interceptVector))
 
-    def _family(self) -> Family:
-        return Binomial()
+    def _family(self) -> Family | Multinomial:
+        return Binomial() if len(self.interceptVector) == 1 else Multinomial(self.numClasses)
 
     def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
         eta, mean = predicted["eta"], predicted["mean"]
+        if len(self.interceptVector) == 1:
+            eta, mean = F.array(-eta, eta), F.array(1 - mean, mean)
+            prediction = (predicted["mean"] > self.getThreshold()).cast("double")
+        else:
+            prediction = (F.array_position(mean, F.array_max(mean)) - 1).cast("double")
         return {
-            self.getOrDefault("rawPredictionCol"): array_to_vector(F.array(-eta, eta)),
-            self.getOrDefault("probabilityCol"): array_to_vector(F.array(1 - mean, mean)),
-            self.getPredictionCol(): (mean > self.getThreshold()).cast("double"),
+            self.getOrDefault("rawPredictionCol"): array_to_vector(eta),
+            self.getOrDefault("probabilityCol"): array_to_vector(mean),
+            self.getPredictionCol(): prediction,
         }
 
 
@@ -268,8 +308,8 @@ class _Writer(MLWriter):
     def saveImpl(self, path: str) -> None:
         model = self._model
         extra = {
-            "coefficients": model.coefficients.toArray().tolist(),
-            "intercept": model.intercept,
+            "coefficients": model.coefficientMatrix.toArray().tolist(),
+            "intercept": model.interceptVector.toArray().tolist(),
             "names": model.names,
             "history": model.history,
         }

@@ -16,20 +16,23 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 class LinearSummary:
     """What the fit found out besides the coefficients. Arrays have the coefficients in order, then the intercept (if fitted).
 
+    A model of several classes has none of the statistics of single coefficients.
+
     Tests are Wald's: of the normal distribution where the family knows its dispersion (binomial, poisson), else of Student's.
     """
 
-    def __init__(self, coefficients: Array, intercept: float | None, names: list[str], history: dict[str, Any]) -> None:
-        self._values = coefficients if intercept is None else np.append(coefficients, intercept)
-        self._names = (names or [f"features[{at}]" for at in range(len(coefficients))]) + (
-            [] if intercept is None else ["(intercept)"]
-        )
-        self._found = history
+    def __init__(self, coefficients: Array, intercepts: Array | None, names: list[str], history: dict[str, Any]) -> None:
+        self._values = coefficients[0] if intercepts is None else np.append(coefficients[0], intercepts[0])
+        features = names or [f"features[{at}]" for at in range(coefficients.shape[1])]
+        self._names = features if intercepts is None else [*features, "(intercept)"]
+        self._classes, self._found = len(coefficients), history
 
     @property
     def coefficientStandardErrors(self) -> Array:
         """NaN for features that are constant or depend on one another. Raises `ConfigError` after a fit with a penalty."""
         errors = self._found["standard_errors"]
+        if self._classes > 1:
+            raise ConfigError("coefficients of several classes are known up to a common vector: they have no standard errors")
         if errors is None:
             raise ConfigError("a penalised fit has no standard errors", hint="fit with regParam = 0 and without bounds")
         return np.array(errors[: len(self._values)], dtype=float)
@@ -66,9 +69,10 @@ class LinearSummary:
         return bool(self._found["dispersion_known"])
 
     @property
-    def dispersion(self) -> float:
-        """1 for binomial and poisson, else Pearson's chi-square over the degrees of freedom."""
-        return float(self._found["dispersion"])
+    def dispersion(self) -> float | None:
+        """1 for binomial and poisson, else Pearson's chi-square over the degrees of freedom; None of several classes."""
+        value = self._found["dispersion"]
+        return None if value is None else float(value)
 
     @property
     def deviance(self) -> float:
@@ -87,9 +91,10 @@ class LinearSummary:
         return None if value is None else float(value)
 
     @property
-    def degreesOfFreedom(self) -> float:
-        """Rows less the rank of the features (and the intercept)."""
-        return float(self._found["degrees_of_freedom"])
+    def degreesOfFreedom(self) -> float | None:
+        """Rows less the rank of the features (and the intercept); None of several classes."""
+        value = self._found["degrees_of_freedom"]
+        return None if value is None else float(value)
 
     @property
     def numInstances(self) -> int:

@@ -62,6 +62,19 @@ class ShardSet:
     def num_rows(self) -> int:
         return sum(group.rows for group in self.groups)
 
+    def most(self, column: str) -> float:
+        """Return the largest value of a column of numbers, as the files' footers say it."""
+        store, found = Store(self.url), []
+        for path in dict.fromkeys(group.path for group in self.groups):
+            with described(store.url(path)), store.open(path) as file:
+                metadata = pq.ParquetFile(file).metadata
+                at = metadata.schema.names.index(column)
+                parts = [metadata.row_group(number).column(at).statistics for number in range(metadata.num_row_groups)]
+                if any(part is None or not part.has_min_max for part in parts):  # a NaN among them
+                    return float("nan")
+                found += [float(part.max) for part in parts]
+        return max(found)
+
     def assign(self, rank: int, size: int, seed: int | None = None, epoch: int = 0) -> list[RowGroup]:
         """Return one rank's share of `deal`."""
         return self.deal(size, seed, epoch)[rank]

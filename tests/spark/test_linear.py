@@ -58,6 +58,8 @@ def rows(spark: SparkSession) -> DataFrame:
     ]
     frame = spark.createDataFrame(data, [*NAMES, "label", "value", "weight", "offset", "count"])
     frame = frame.withColumn("counts", 100 + F.floor("value"))
+    kind = F.when(F.col("value") < -1, 0.0).when(F.col("value") + F.col("x2") < 1, 2.0).otherwise(1.0)
+    frame = frame.withColumn("kind", kind)
     frame = frame.withColumn("positive", F.col("count") + 0.1).withColumn("large", 100 + F.col("value"))
     return VectorAssembler(inputCols=NAMES, outputCol="features").transform(frame).cache()
 
@@ -99,6 +101,29 @@ def test_linear_regression_is_that_of_mllib(rows: DataFrame, more: dict[str, Any
     np.testing.assert_allclose(ours.coefficients.toArray(), theirs.coefficients.toArray(), atol=1e-7)
     assert ours.intercept == pytest.approx(theirs.intercept, abs=1e-7)
     assert ours.history["passes"] == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"regParam": 0.02}, {"regParam": 0.02, "elasticNetParam": 0.5}, {"regParam": 0.01, "standardization": False}],
+    ids=str,
+)
+def test_several_classes_are_those_of_mllib(rows: DataFrame, more: dict[str, Any]) -> None:
+    more = {**more, "labelCol": "kind", "weightCol": "weight"}
+    ours = LogisticRegression(numProc=2, verbose=False, **more).fit(rows)
+    theirs = mllib.LogisticRegression(tol=1e-14, maxIter=5000, **more).fit(rows)
+    np.testing.assert_allclose(ours.coefficientMatrix.toArray(), theirs.coefficientMatrix.toArray(), atol=1e-5)
+    np.testing.assert_allclose(ours.interceptVector, theirs.interceptVector, atol=1e-5)
+    assert ours.numClasses == 3 and ours.history["converged"]
+    columns = ["rawPrediction", "probability", "prediction"]
+    for mine, its in zip(
+        ours.transform(rows).select(columns).collect(), theirs.transform(rows).select(columns).collect(), strict=True
+    ):
+        np.testing.assert_allclose(mine.rawPrediction.toArray(), its.rawPrediction.toArray(), atol=1e-4)
+        np.testing.assert_allclose(mine.probability.toArray(), its.probability.toArray(), atol=1e-5)
+        assert mine.prediction == its.prediction or np.ptp(np.sort(its.probability.toArray())[1:]) < 1e-4
+    with pytest.raises(ConfigError, match="a model of 3 classes has no coefficients but one per class"):
+        _ = ours.coefficients
 
 
 def test_bounds_are_those_of_mllib(rows: DataFrame) -> None:
@@ -252,10 +277,25 @@ def test_the_script_of_the_page_runs_as_it_stands_there(tmp_path: Path) -> None:
 GLM = GeneralizedLinearRegression
 CROSSING = {"lowerBoundsOnCoefficients": [1.0] * 4, "upperBoundsOnCoefficients": [0.0] * 4}
 WRONG: dict[str, tuple[type[LinearEstimator], dict[str, Any], str, type[Exception], str]] = {  # the label y as an expression
-    "not 0 or 1": (LogisticRegression, {}, "weight", DataError, "'y': a label of two classes is 0 or 1, not [23]"),
+    "not 0 or 1": (
+        LogisticRegression,
+        {"family": "binomial"},
+        "weight",
+        DataError,
+        "'y': a label of two classes is 0 or 1, not [23]",
+    ),
     "no shares": (GLM, {"family": "binomial"}, "weight", DataError, "binomial family is from 0 to 1, not [23]"),
     "negative counts": (GLM, {"family": "poisson"}, "-weight", DataError, "is 0 or more, not -"),
     "zeros of a gamma": (GLM, {"family": "gamma"}, "0D", DataError, "gamma family is positive, not 0"),
+    "half a class": (LogisticRegression, {}, "weight + 0.5", DataError, r"a label of 4 classes is 0 to 3, not [123]\.5"),
+    "many classes": (LogisticRegression, {}, "weight + 1e6", ConfigError, r"\d+ coefficients: .* at most 4096"),
+    "bounds of classes": (
+        LogisticRegression,
+        {"upperBoundOnIntercept": 1.0},
+        "weight",
+        ConfigError,
+        "bounds are for two classes",
+    ),
     "one class": (LogisticRegression, {}, "1D", DataError, "'y': one class only, 1"),
     "one class of a machine": (LinearSVC, {}, "0D", DataError, "'y': one class only, 0"),
     "no counts": (GLM, {"family": "poisson"}, "0D", DataError, "'y': every label is 0"),

@@ -91,10 +91,9 @@ class Linear(Trainer):
                 f"{chosen} does {_TASKS[chosen]}, the pipeline's task is {context.task}",
                 hint=suggest("", [name for name, task in _TASKS.items() if task == context.task]),
             )
-        if len(context.classes) > 2:
+        if chosen == "LinearSVC" and len(context.classes) > 2:
             raise ConfigError(
-                f"{chosen} knows two classes only, the target has {len(context.classes)}",
-                hint="use the mllib trainer's LogisticRegression",
+                f"LinearSVC knows two classes only, the target has {len(context.classes)}", hint="use LogisticRegression"
             )
         gang = self.options.model_dump(exclude={"algorithm", "params"}, exclude_unset=True)
         kind = getattr(estimators, chosen)

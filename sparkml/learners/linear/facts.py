@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparkml.learners.linear.families import Array, Family
+from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.sums import Block
 from sparkml.learners.linear.tree_sum import Array as Summand
 
@@ -92,7 +93,7 @@ class WrongRowsError(ValueError):
 class Looker:
     """Looks at blocks."""
 
-    def __init__(self, family: Family, features: int) -> None:
+    def __init__(self, family: Family | Multinomial, features: int) -> None:
         self.family = family
         self._numbers = np.zeros(len(_NUMBERS))
         self._x, self._xx = np.zeros(features), np.zeros(features)

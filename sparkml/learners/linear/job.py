@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sparkml.errors import ConfigError, DataError
 from sparkml.launch.worker import Worker
 from sparkml.learners.linear.facts import Facts, Looker, Scaling, WrongRowsError
 from sparkml.learners.linear.families import Array as Values
 from sparkml.learners.linear.families import Family
+from sparkml.learners.linear.multinomial import Multinomial, MultinomialAdder
 from sparkml.learners.linear.newton import Problem, Result, Step, minimise
 from sparkml.learners.linear.quadratic import Penalty
 from sparkml.learners.linear.statistics import describe_fit
@@ -29,7 +31,7 @@ _LARGEST_SAMPLE = 1 / 8  # of the rows: from there on all of them are read
 _SAMPLE_PASSES = 30
 _EXACT_NUMBERS = 1 << 24  # of all features: up to there all is done in float64
 _PRECISIONS = {"float64": 1e-15, "float32": 2e-9}  # of Gram matrices: their roundings average
-_MOST_FEATURES = 4096  # their Gram matrix takes 128 MiB
+_MOST_COEFFICIENTS = 4096  # their Gram matrix takes 128 MiB
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class LinearJob:
     shards: str
     features: str
     label: str
-    family: Family
+    family: Family | Multinomial
     penalty: Penalty = field(default_factory=Penalty)
     weight: str | None = None
     offset: str | None = None
@@ -66,6 +68,8 @@ class LinearJob:
 def train_linear(worker: Worker, job: LinearJob) -> bytes:
     """Fit, and return the answer as JSON; the same on every rank.
 
+    A rank computes in one thread: how BLAS divides a product among threads changes its last bits.
+
     Raises
     ------
     DataError
@@ -73,16 +77,20 @@ def train_linear(worker: Worker, job: LinearJob) -> bytes:
     TrainingError
         The loss is not finite.
     """
-    rank = _Rank(worker, job)
-    w = rank.start()
+    with threadpool_limits(1, user_api="blas"):
+        return json.dumps(_fit(_Rank(worker, job))).encode()
+
+
+def _fit(rank: _Rank) -> dict[str, Any]:
+    job, w = rank.job, rank.start()
     history: dict[str, list[float]] = {}
     for count in rank.samples():
         found = rank.minimised(count, w, rank.precision(count), _SAMPLE_PASSES)
         w, history[f"{rank.rows_of(count)} rows"] = found.w, [decrement for _, decrement in found.steps]
     done = rank.minimised(None, w, job.tolerance, job.passes)
-    facts, matrix = rank.facts[None], np.eye(rank.features + 1) if rank.scaling is None else rank.scaling.raw()
-    answer = {
-        "w": (matrix @ done.w).tolist(),
+    facts = rank.facts[None]
+    return {
+        "w": rank.raw(done.w).tolist(),
         "converged": done.converged,
         "passes": len(done.steps),
         "decrements": {**history, "all rows": [decrement for _, decrement in done.steps]},
@@ -92,7 +100,7 @@ def train_linear(worker: Worker, job: LinearJob) -> bytes:
         "weight": facts.weight,
         "separated": rank.separated,
         "constant": np.flatnonzero(facts.most == facts.least).tolist(),
-        "dependent": np.flatnonzero(done.last.solution.dependent[:-1]).tolist(),
+        "dependent": np.flatnonzero(done.last.solution.dependent.reshape(rank.outputs, -1)[:, :-1].any(axis=0)).tolist(),
         **describe_fit(
             job.family,
             done.last,
@@ -103,7 +111,6 @@ def train_linear(worker: Worker, job: LinearJob) -> bytes:
             penalised=bool(job.penalty.strength) or not job.penalty.smooth,
         ),
     }
-    return json.dumps(answer).encode()
 
 
 class _Rank:
@@ -120,12 +127,15 @@ class _Rank:
             raise DataError("there are no rows to train on")
         (column,) = (column for column in self.set.columns if column.name == job.features)
         self.features = int(np.prod(column.shape, dtype=int))
-        if self.features > _MOST_FEATURES:
-            raise ConfigError(
-                f"{self.features} features: a linear model on ranks takes at most {_MOST_FEATURES}", hint="hash or select"
-            )
         exact = self.set.num_rows * self.features <= _EXACT_NUMBERS or column.dtype == "float64"
         self.kind = np.dtype(np.float64 if exact else np.float32)
+        self.outputs = self.family.classes if isinstance(self.family, Multinomial) else 1
+        self.size = self.outputs * (self.features + 1)
+        if self.size > _MOST_COEFFICIENTS:
+            raise ConfigError(
+                f"{self.size} coefficients: a linear model on ranks takes at most {_MOST_COEFFICIENTS}",
+                hint="hash or select features",
+            )
         self.row_bytes = (self.features + 3) * self.kind.itemsize
         self.mine = shares([group.rows for group in self.groups], worker.size)[worker.rank]
         # a sample is a random set of row groups, by the seed alone
@@ -143,7 +153,7 @@ class _Rank:
 
     def samples(self) -> Iterator[int]:
         """Yield how many of the row groups in `order` each sample has, the smallest first."""
-        rows = max(_SAMPLE_ROWS, _ROWS_PER_COEFFICIENT * (self.features + 1))
+        rows = max(_SAMPLE_ROWS, _ROWS_PER_COEFFICIENT * self.size)
         ends = np.cumsum([self.groups[number].rows for number in self.order])
         most = min(_LARGEST_SAMPLE * ends[-1], self.job.memory / self.row_bytes)
         before = 0
@@ -155,7 +165,7 @@ class _Rank:
 
     def precision(self, count: int) -> float:
         """Return the distance below which a sample's optimum is no nearer to that of all rows."""
-        return 0.1 * float(np.sqrt((self.features + 1) / self.rows_of(count)))
+        return 0.1 * float(np.sqrt(self.size / self.rows_of(count)))
 
     def start(self) -> Array:
         """Look at some rows, decide on the scaling of the features, and return coefficients to start from."""
@@ -166,10 +176,20 @@ class _Rank:
         if self.scaling is not None:
             for blocks in self.kept.values():
                 blocks[:] = [Block(self.scaling.apply(b.x, b.x), b.y, b.weight, b.offset) for b in blocks]
-        w = np.zeros(self.features + 1)
-        if self.job.penalty.intercept:
+        w = np.zeros(self.size)
+        if self.job.penalty.intercept and not isinstance(self.family, Multinomial):
             w[-1] = self.family.start(facts.label / facts.weight)
         return w
+
+    def raw(self, w: Array) -> Array:
+        """Return coefficients of the features as they come: (outputs, features + 1)."""
+        each = w.reshape(self.outputs, -1)
+        each = each if self.scaling is None else each @ self.scaling.raw().T
+        if self.outputs > 1:  # what all classes have in common says nothing: MLlib's choice is 0
+            each[:, -1] -= each[:, -1].mean()
+            if not self.job.penalty.strength:
+                each[:, :-1] -= each[:, :-1].mean(axis=0)
+        return each
 
     # --- passes ---
 
@@ -195,7 +215,8 @@ class _Rank:
         new = count not in self.facts
 
         def add(blocks: Iterator[Block]) -> tuple[Array, Array]:
-            adder, looker = Adder(self.family, w), Looker(self.family, self.features)
+            looker = Looker(self.family, self.features)
+            adder = MultinomialAdder(self.family, w) if isinstance(self.family, Multinomial) else Adder(self.family, w)
             for block in blocks:
                 if new:
                     looker.take(block)
@@ -204,8 +225,7 @@ class _Rank:
             return np.concatenate([adder.sums().packed(), sums]), np.append(extremes, adder.margin)
 
         total, least = self._added_up(count, add)
-        size = self.features + 1
-        cut = 4 + size + size * (size + 1) // 2
+        cut = 4 + self.size + self.size * (self.size + 1) // 2
         if new:
             self.facts[count] = facts = Facts.unpacked(total[cut:], least[:-1])
             if count is None and (wrong := self.family.check_mean(facts.label / facts.weight)):
@@ -214,9 +234,9 @@ class _Rank:
         self.separated = free and self.family.separable and float(least[-1]) > 0
         facts = self.facts[count]
         reach = np.append(np.maximum(np.abs(facts.least), np.abs(facts.most)), 1.0)
-        precision = _PRECISIONS[self.kind.name]
-        problem = Problem(self.job.penalty.on(facts, self.scaling), reach, self.family.bend, precision)
-        return Sums.unpacked(total[:cut], self.features), problem
+        terms = self.job.penalty.on(facts, self.scaling, self.outputs)
+        problem = Problem(terms, reach, self.family.bend, _PRECISIONS[self.kind.name], max(2, self.outputs))
+        return Sums.unpacked(total[:cut], self.size), problem
 
     def _looked_at(self, count: int) -> Facts:
         def look(blocks: Iterator[Block]) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparkml.errors import TrainingError
+from sparkml.learners.linear.multinomial import gauge
 from sparkml.learners.linear.quadratic import Solution, Terms, solve
 from sparkml.learners.linear.sums import Sums
 from sparkml.learners.linear.tree_sum import Array
@@ -36,13 +37,31 @@ class Problem:
     bend
         Of the family.
     precision
-        To which rows are worked on: the machine epsilon of their type.
+        Of Gram matrices.
+    classes
+        More than 2: there are as many linear predictors.
     """
 
     terms: Terms
     reach: Array
     bend: float | None
     precision: float
+    classes: int = 2
+
+    def rho(self, direction: Array) -> float:
+        """Return by how much a step changes any row's eta at most; of several etas, how much their differences."""
+        if self.classes == 2:
+            return float(self.reach @ np.abs(direction))
+        each = direction.reshape(self.classes, -1)
+        return float(max(self.reach @ np.abs(one - other) for one in each for other in each))
+
+    def longest(self, inverse: Array) -> float:
+        """Return a bound on `rho` over all steps of length 1 in the norm of the Hessian."""
+        if self.classes == 2:
+            return float(np.sqrt(np.linalg.norm(inverse * np.outer(self.reach, self.reach), 2) * len(self.reach)))
+        width = len(self.reach)
+        blocks = (inverse[at : at + width, at : at + width] for at in range(0, len(inverse), width))
+        return 2 * float(max(np.sqrt(np.linalg.norm(part * np.outer(self.reach, self.reach), 2) * width) for part in blocks))
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,8 @@ def newton_step(w: Array, sums: Sums, problem: Problem) -> Step:
     if not (np.isfinite(objective) and np.isfinite(hessian).all()):
         empty = Solution(np.zeros(len(w)), w, np.zeros_like(hessian), np.zeros(len(w), bool))
         return Step(w, np.inf, np.inf, np.inf, w, sums, empty)
+    if problem.classes > 2:
+        hessian = hessian + gauge(hessian, problem.classes, problem.terms.square)
     solution = solve(w, sums.gradient / sums.weight, hessian, problem.terms, problem.precision)
     direction = solution.direction
     length = math.sqrt(max(0.0, float(direction @ (hessian @ direction) + problem.terms.square @ direction**2)))
@@ -93,13 +114,11 @@ def error_after(solution: Solution, length: float, problem: Problem) -> float:
         return np.inf
     if problem.bend == 0:
         return 0.0
-    rho = problem.bend * float(problem.reach @ np.abs(solution.direction))
+    rho = problem.bend * problem.rho(solution.direction)
     if rho > 1:
         return np.inf
     left = (rho / 2 * (1 + rho / 2)) * length * np.exp(rho / 2)  # of the gradient; exp(rho) - 1 - rho <= rho**2/2 * (1 + rho/2)
-    # no row is longer than this in the norm of the inverse Hessian
-    turned = solution.inverse * np.outer(problem.reach, problem.reach)
-    longest = float(np.sqrt(np.linalg.norm(turned, 2) * len(problem.reach))) * problem.bend * np.exp(rho / 2)
+    longest = problem.longest(solution.inverse) * problem.bend * np.exp(rho / 2)  # at the step's end
     if longest * left >= 1:
         return np.inf
     return float(-np.log1p(-longest * left) / longest * np.exp(rho / 2)) if longest else left

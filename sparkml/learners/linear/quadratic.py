@@ -57,8 +57,11 @@ class Penalty:
     def bounded(self) -> bool:
         return self.lower is not None or self.upper is not None
 
-    def on(self, facts: Facts, scaling: Scaling | None) -> Terms:
-        """Return what is added to a model of scaled features; `facts` are those of scaled features, too."""
+    def on(self, facts: Facts, scaling: Scaling | None, outputs: int = 1) -> Terms:
+        """Return what is added to a model of scaled features; `facts` are those of scaled features, too.
+
+        Several outputs are as many predictors, one after the other, each with the same penalty.
+        """
         size = len(facts.x)
         scale = np.ones(size) if scaling is None else scaling.scale
         variance = facts.variance * (1.0 if self.by_label else facts.unbiased)
@@ -71,7 +74,8 @@ class Penalty:
             np.where(free, none if given is None else np.array(given) * np.append(scale, 1.0), 0.0)
             for given, none in ((self.lower, -np.inf), (self.upper, np.inf))
         )
-        return Terms(np.append(square, 0.0), np.append(self.strength * self.mixing * unit, 0.0), lower, upper, free)
+        absolute = np.append(self.strength * self.mixing * unit, 0.0)
+        return Terms(*(np.tile(part, outputs) for part in (np.append(square, 0.0), absolute, lower, upper, free)))
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,25 @@ import numpy as np
 
 from sparkml.learners.linear.facts import Facts, Scaling
 from sparkml.learners.linear.families import Family
+from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.newton import Step
 from sparkml.learners.linear.tree_sum import Array
 
+_NOT_OF_SEVERAL = (
+    *("dispersion", "dispersion_known", "null_deviance", "degrees_of_freedom", "null_degrees_of_freedom", "aic"),
+    "standard_errors",
+)
+
 
 def describe_fit(
-    family: Family, step: Step, facts: Facts, scaling: Scaling | None, *, intercept: bool, offset: bool, penalised: bool
+    family: Family | Multinomial,
+    step: Step,
+    facts: Facts,
+    scaling: Scaling | None,
+    *,
+    intercept: bool,
+    offset: bool,
+    penalised: bool,
 ) -> dict[str, Any]:
     """Return the statistics of a fit as JSON.
 
@@ -22,6 +35,8 @@ def describe_fit(
     features depend on one another, and under a penalty, there are no standard errors. `dispersion` is Pearson's estimate where
     the family does not know it (McCullagh and Nelder, section 9.2.4); `aic` is None where there is no likelihood in closed form.
     """
+    if isinstance(family, Multinomial):
+        return {"deviance": 2 * step.loss, **dict.fromkeys(_NOT_OF_SEVERAL)}
     sums, free = step.sums, step.solution.inverse.diagonal() > 0
     rank = int(np.count_nonzero(free & ~step.solution.dependent)) + _rank_of_dependent(step)
     freedom = facts.rows - rank

@@ -22,7 +22,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over rows, each times its weight; of `features` coefficients and, last, the intercept.
+    """Sums over rows, each times its weight; of ``size`` coefficients, the intercept last.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class Sums:
     pearson
         Pearson's chi-square: sum of slope**2 / curvature; 0 for families whose dispersion is known.
     gradient
-        (features + 1,)
+        (size,)
     gram
-        (features + 1, features + 1): the Hessian of the loss.
+        (size, size): the Hessian of the loss.
     """
 
     rows: float
@@ -49,8 +49,7 @@ class Sums:
         return np.concatenate([[self.rows, self.weight, self.loss, self.pearson], self.gradient, upper])
 
     @classmethod
-    def unpacked(cls, vector: Summand, features: int) -> Sums:
-        size = features + 1
+    def unpacked(cls, vector: Summand, size: int) -> Sums:
         gradient, upper = np.split(vector[4:], [size])
         gram = np.zeros((size, size))
         gram[np.triu_indices(size)] = upper

@@ -17,6 +17,7 @@ from sparkml.launch.processes import ProcessGang
 from sparkml.learners.linear import job as jobs
 from sparkml.learners.linear.families import Binomial
 from sparkml.learners.linear.job import LinearJob, train_linear
+from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.quadratic import Penalty
 from sparkml.shards.schema import Column
 from sparkml.shards.writer import write_shard
@@ -70,7 +71,7 @@ def test_the_optimum_of_all_rows_and_the_same_bits_on_any_number_of_ranks(tmp_pa
     exact = linear_model.LogisticRegression(C=1 / (0.001 * weight.sum()), tol=1e-12, solver="newton-cholesky").fit(
         x / deviation, y, weight
     )
-    np.testing.assert_allclose(answer["w"], [*(exact.coef_[0] / deviation), exact.intercept_[0]], atol=1e-5)
+    np.testing.assert_allclose(answer["w"][0], [*(exact.coef_[0] / deviation), exact.intercept_[0]], atol=1e-5)
 
 
 def test_it_starts_on_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +89,24 @@ def test_labels_that_the_family_does_not_have_are_refused(tmp_path: Path) -> Non
     url = publish(tmp_path, x, y, weight)
     with pytest.raises(DataError, match="column 'y': a label of two classes is 0 or 1, not 2"):
         run(url, 2)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.02])
+def test_several_classes_are_those_of_scikit_learn(tmp_path: Path, strength: float) -> None:
+    x, _, weight = rows(6000)
+    random = np.random.default_rng(8)
+    eta = x @ random.normal(size=(FEATURES, 4)) + [0.5, 0.0, -0.5, 0.2]
+    y = np.argmax(eta + random.gumbel(size=eta.shape), axis=1).astype(np.float64)
+    url = publish(tmp_path, x, y, weight)
+    answers = {run(url, size, family=Multinomial(4), penalty=Penalty(strength, standardised=False)) for size in (1, 3)}
+    assert len(answers) == 1
+    answer = json.loads(answers.pop())
+    assert answer["converged"] and 0 < answer["error"] < 1e-6
+    theirs = linear_model.LogisticRegression(C=1 / (strength * weight.sum()) if strength else np.inf, tol=1e-10, max_iter=10_000)
+    theirs.fit(x.astype(np.float64), y, weight)
+    intercepts = theirs.intercept_ - theirs.intercept_.mean()
+    slopes = theirs.coef_ if strength else theirs.coef_ - theirs.coef_.mean(axis=0)
+    np.testing.assert_allclose(answer["w"], np.column_stack([slopes, intercepts]), atol=2e-5)
 
 
 class Alone:

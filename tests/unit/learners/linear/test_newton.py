@@ -122,7 +122,7 @@ def test_sums_travel_as_one_vector() -> None:
     x, y = data(Binomial())
     adder = Adder(Binomial(), np.full(FEATURES + 1, 0.1))
     adder.take(Block(x, y))
-    again = Sums.unpacked((sums := adder.sums()).packed(), FEATURES)
+    again = Sums.unpacked((sums := adder.sums()).packed(), FEATURES + 1)
     for name, value in vars(sums).items():
         np.testing.assert_array_equal(getattr(again, name), value)
     np.testing.assert_allclose(sums.gram, sums.gram.T)
