@@ -200,6 +200,7 @@ class _Rank:
             tolerance=tolerance,
             passes=passes,
             told=lambda step: self._told(step, count),
+            patient=self.set.num_rows * self.row_bytes <= self.job.memory,
         )
 
     def _told(self, step: Step, count: int | None) -> bool:

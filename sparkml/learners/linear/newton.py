@@ -141,6 +141,7 @@ def minimise(
     tolerance: float,
     passes: int,
     told: Callable[[Step], bool],
+    patient: bool = False,
 ) -> Result:
     """Take Newton steps until one certainly ends within `tolerance` of the optimum (in the norm of the Hessian).
 
@@ -151,6 +152,8 @@ def minimise(
     ----------
     told
         Gets every step; what it returns says whether to stop.
+    patient
+        Passes are cheap: go on until the decrement is at most `tolerance`, so that the Hessian is that of the optimum, too.
 
     Raises
     ------
@@ -175,7 +178,8 @@ def minimise(
             w = best.w + (w - best.w) / 2
             continue
         best, halvings = step, 0
-        if min(step.error, step.decrement) <= tolerance:
+        certain = step.error == 0 or (step.error <= tolerance and not patient)
+        if certain or step.decrement <= tolerance:
             return Result(step.target, step, steps, True)
         if stop:
             break

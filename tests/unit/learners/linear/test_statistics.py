@@ -1,0 +1,126 @@
+"""Coefficients, standard errors and p-values against statsmodels and NIST's certified values, on data known to be hard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+
+from sparkml.estimators.linear_summary import LinearSummary
+from sparkml.learners.linear.families import Binomial, Gaussian
+from sparkml.learners.linear.glm import family_of
+from sparkml.learners.linear.job import LinearJob, train_linear
+from tests.unit.learners.linear.test_job import Alone, publish, rows
+
+LONGLEY = {  # NIST, Statistical Reference Datasets: the intercept last; certified values and standard deviations
+    "values": [
+        15.0618722713733,
+        -0.358191792925910e-01,
+        -2.02022980381683,
+        -1.03322686717359,
+        -0.511041056535807e-01,
+        1829.15146461355,
+        -3482258.63459582,
+    ],
+    "errors": [
+        84.9149257747669,
+        0.334910077722432e-01,
+        0.488399681651699,
+        0.214274163161675,
+        0.226073200069370,
+        455.478499142212,
+        890420.383607373,
+    ],
+}
+
+
+def fit(folder: Path, x: Any, y: Any, family: Any, weight: Any = None, **more: Any) -> tuple[Any, LinearSummary, dict[str, Any]]:
+    ones = np.ones(len(y), np.float32)
+    url = publish(folder, np.ascontiguousarray(x), np.asarray(y, np.float64), ones if weight is None else weight)
+    job = LinearJob(url, "x", "y", family, weight=None if weight is None else "w", **{"tolerance": 1e-9, **more})
+    answer = json.loads(train_linear(Alone(), job))
+    w = np.array(answer["w"])
+    return w[0], LinearSummary(w[:, :-1], w[:, -1], [], answer), answer
+
+
+def with_intercept(x: Any) -> Any:
+    return np.column_stack([x, np.ones(len(x))])
+
+
+def test_longley_is_nist_s(tmp_path: Path) -> None:
+    """Six columns that nearly depend on one another, far from 0, one of them the year."""
+    data = sm.datasets.longley.load_pandas()
+    w, summary, answer = fit(tmp_path, data.exog.to_numpy(np.float64), data.endog.to_numpy() * 1.0, Gaussian())
+    np.testing.assert_allclose(w, LONGLEY["values"], rtol=1e-9)
+    np.testing.assert_allclose(summary.coefficientStandardErrors, LONGLEY["errors"], rtol=1e-9)
+    assert summary.dispersion == pytest.approx(304.854073561965**2, rel=1e-9) and summary.degreesOfFreedom == 9
+    assert answer["passes"] == 1 and not answer["dependent"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "family", "theirs"),
+    [
+        ("spector", family_of("binomial"), sm.families.Binomial()),
+        ("spector", family_of("binomial", "probit"), sm.families.Binomial(sm.families.links.Probit())),
+        ("scotland", family_of("gamma"), sm.families.Gamma()),
+        ("cpunish", family_of("poisson"), sm.families.Poisson()),
+        ("fair", family_of("tweedie", variance_power=1.5, link_power=0.0), sm.families.Tweedie(var_power=1.5)),
+    ],
+    ids=["logit", "probit", "gamma", "poisson", "tweedie"],
+)
+def test_the_books_examples_are_those_of_statsmodels(tmp_path: Path, dataset: str, family: Any, theirs: Any) -> None:
+    data = getattr(sm.datasets, dataset).load_pandas()
+    x, y = data.exog.to_numpy(np.float64), data.endog.to_numpy(np.float64)
+    w, summary, _ = fit(tmp_path, x, y, family)
+    other = sm.GLM(y, with_intercept(x), theirs).fit(tol=1e-13, maxiter=300)
+    np.testing.assert_allclose(w, other.params, rtol=1e-7)
+    np.testing.assert_allclose(summary.coefficientStandardErrors, other.bse, rtol=1e-5)
+    z = other.params / other.bse
+    np.testing.assert_allclose(summary.tValues, z, rtol=1e-5)
+    if summary._found["dispersion_known"]:  # statsmodels takes the normal distribution for the others, too
+        np.testing.assert_allclose(summary.pValues, other.pvalues, rtol=1e-4)
+        np.testing.assert_allclose(summary.confidenceIntervals(), other.conf_int(), rtol=1e-5, atol=1e-8)
+    assert summary.deviance == pytest.approx(other.deviance, rel=1e-9)
+    assert summary.nullDeviance == pytest.approx(other.null_deviance, rel=1e-8)
+
+
+def test_p_values_of_least_squares_are_those_of_statsmodels(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    x = random.normal(size=(200, 3)) + 1e6  # six digits are gone before anything is learnt
+    y = x @ [0.5, 0.1, 0.0] + random.normal(size=200)
+    weight = random.uniform(0.5, 2, 200).astype(np.float32)
+    w, summary, _ = fit(tmp_path, x, y, Gaussian(), weight)
+    other = sm.WLS(y, with_intercept(x - 1e6), weight.astype(np.float64)).fit()
+    np.testing.assert_allclose(w[:-1], other.params[:-1], rtol=1e-7)
+    np.testing.assert_allclose(summary.coefficientStandardErrors[:-1], other.bse[:-1], rtol=1e-8)
+    np.testing.assert_allclose(summary.pValues[:-1], other.pvalues[:-1], rtol=1e-7)
+
+
+def test_rows_in_float32_agree_to_four_digits_however_far_from_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparkml.learners.linear.job._EXACT_NUMBERS", 0)
+    x, y, _ = rows(20_000)
+    far = (x + 300).astype(np.float32)
+    w, summary, answer = fit(tmp_path, far, y, Binomial(), tolerance=1e-6)
+    other = sm.Logit(y, with_intercept(far.astype(np.float64) - 300)).fit(disp=0, tol=1e-12)
+    assert answer["converged"]
+    np.testing.assert_allclose(w[:-1], other.params[:-1], atol=1e-5)
+    np.testing.assert_allclose(summary.coefficientStandardErrors[:-1], other.bse[:-1], rtol=1e-4)
+
+
+def test_the_bound_on_what_is_left_is_a_bound(tmp_path: Path) -> None:
+    """Each pass's bound, against where the fit ends."""
+    x, y, _ = rows(5000)
+    exact, _, _ = fit(tmp_path / "exact", x.astype(np.float64), y, Binomial(), tolerance=1e-12)
+    p = 1 / (1 + np.exp(-(with_intercept(x) @ exact)))
+    hessian = (with_intercept(x).T * (p * (1 - p))) @ with_intercept(x) / len(x)
+    bounds = []
+    for passes in range(1, 7):
+        w, summary, _ = fit(tmp_path / str(passes), x.astype(np.float64), y, Binomial(), passes=passes)
+        left = float(np.sqrt((w - exact) @ hessian @ (w - exact)))
+        assert left <= 1.5 * summary.error  # the norm is that of the Hessian elsewhere
+        bounds.append(summary.error)
+    assert bounds == sorted(bounds, reverse=True) and bounds[0] == np.inf and bounds[-1] < 1e-9
