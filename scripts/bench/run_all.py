@@ -1,7 +1,7 @@
 """Every benchmark of this folder, one after another, each in a process of its own; one table and one JSON file of them all.
 
-A benchmark is a script here that is neither the harness nor a bare counterpart (``bare_*.py``) nor a part of deep.py
-(``deep_*.py``); a new one is entered nowhere. deep_quality.py takes most of an hour and is started by itself.
+A benchmark is a script here that is neither the harness nor a bare counterpart (``bare_*.py``) nor a part of deep.py or linear.py
+(``deep_*.py``, ``linear_*.py``); a new one is entered nowhere. deep_quality.py takes most of an hour and is started by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 from scripts.bench.harness import Result, describe_machine, show, write
 
 NOT_BENCHMARKS = {"harness", "run_all", "__init__"}
-NOT_BY_PREFIX = ("bare_", "deep_")
+NOT_BY_PREFIX = ("bare_", "deep_", "linear_")
 
 
 def benchmarks(folder: Path) -> list[Path]:
