@@ -45,7 +45,7 @@ from sparkml.launch.gang import Report
 from sparkml.launch.options import GangOptions
 from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
 from sparkml.learners.linear.glm import family_of
-from sparkml.learners.linear.job import LinearJob, train_linear
+from sparkml.learners.linear.job import MOST_COEFFICIENTS, LinearJob, train_linear
 from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.quadratic import Penalty
 
@@ -135,9 +135,12 @@ class LinearEstimator(
         self._family()
         self.gang_options()
 
-    def _family(self, most: float = 1.0) -> Family | Multinomial:
-        """Return what is fitted to labels up to `most`."""
+    def _family(self) -> Family:
         return family_of("gaussian")
+
+    def _family_of(self, rows: LinearRows) -> Family | Multinomial:
+        """Return what is fitted to the rows."""
+        return self._family()
 
     def _penalty(self, features: int) -> Penalty:
         bounds: dict[str, Any] = {}
@@ -155,13 +158,17 @@ class LinearEstimator(
         self._check()  # what `fit(frame, {...})` and tuners set, too
         weight, offset = self._chosen("weightCol"), self._chosen("offsetCol") if self.hasParam("offsetCol") else None
         rows = LinearRows(dataset, self.getFeaturesCol(), self.getLabelCol(), weight, offset)
+        family, penalty = self._family_of(rows), self._penalty(rows.width)
+        if isinstance(family, Multinomial) and penalty.bounded:
+            raise ConfigError(f"bounds are for two classes, the label {self.getLabelCol()!r} has {family.classes}")
+        size = (rows.width + 1) * (family.classes if isinstance(family, Multinomial) else 1)
+        if size > MOST_COEFFICIENTS:
+            raise ConfigError(
+                f"{size} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}", hint="hash or select features"
+            )
         sizes = self._sizes(dataset.sparkSession, rows.rows)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
             written = rows.shards(store)
-            family = self._family(rows.most_label)
-            penalty = self._penalty(written.features)
-            if isinstance(family, Multinomial) and penalty.bounded:
-                raise ConfigError(f"bounds are for two classes, the label {self.getLabelCol()!r} has {family.classes}")
             job = LinearJob(
                 shards=written.url,
                 features=self.getFeaturesCol(),
@@ -181,6 +188,7 @@ class LinearEstimator(
         history["warnings"] = _warnings(history, written.names)
         for warning in history["warnings"]:
             log.warning("%s: %s", type(self).__name__, warning)
+        history["stored"] = written.stored.model_dump() if written.stored else None
         history["restarts"] = [vars(restart) for restart in restarts]
         model = self._model_class(found[:, :-1], found[:, -1], written.names, history)
         model._resetUid(self.uid)
@@ -202,11 +210,16 @@ def _warnings(history: dict[str, Any], names: list[str]) -> list[str]:
         )
     elif not history["converged"]:
         found.append(f"not converged after {history['passes']} passes; raise maxIter, or regParam if the coefficients are large")
+    elif history["fading"]:
+        found.append(
+            "the optimum may be infinitely far: some feature or class seems to come with one kind of label only; set regParam, "
+            "or look for very large coefficients"
+        )
     if history["constant"]:
         found.append(f"constant features have the coefficient 0: {named(history['constant'])}")
-    if history["dependent"]:
+    if history["dependent"] and not history["fading"]:
         found.append(
-            f"features depend linearly on one another: {named(history['dependent'])}; of all optima this is the one nearest to 0"
+            f"features depend linearly on one another: {named(history['dependent'])}; other coefficients fit as well as these"
         )
     return found
 
@@ -235,10 +248,16 @@ class LogisticRegression(LinearEstimator, HasProbabilityCol, HasRawPredictionCol
             family = self.getOrDefault("family")
             raise ConfigError(f"LogisticRegression: family = {family!r}: must be auto, binomial or multinomial")
 
-    def _family(self, most: float = 1.0) -> Family | Multinomial:
-        family, classes = self.getOrDefault("family"), max(2, int(most) + 1 if math.isfinite(most) else 2)
-        several = family == "multinomial" or (family == "auto" and classes > 2)
-        return Multinomial(classes) if several else Binomial()
+    def _family(self) -> Family:
+        return Binomial()
+
+    def _family_of(self, rows: LinearRows) -> Family | Multinomial:
+        family = self.getOrDefault("family")
+        if family == "binomial":
+            return self._family()
+        most = rows.most_label
+        classes = max(2, int(most) + 1 if math.isfinite(most) else 2)
+        return Multinomial(classes) if family == "multinomial" or classes > 2 else self._family()
 
 
 @accessible
@@ -260,7 +279,7 @@ class LinearSVC(LinearEstimator, HasRawPredictionCol, HasThreshold):
     def _defaults(self) -> dict[str, Any]:
         return {"threshold": 0.0}
 
-    def _family(self, most: float = 1.0) -> Family:
+    def _family(self) -> Family:
         return SquaredHinge()
 
 
@@ -273,5 +292,5 @@ class GeneralizedLinearRegression(LinearEstimator, GlmParams):
     def _defaults(self) -> dict[str, Any]:
         return {"family": "gaussian", "variancePower": 0.0, "standardization": False}
 
-    def _family(self, most: float = 1.0) -> Family:
+    def _family(self) -> Family:
         return GlmParams._family(self)

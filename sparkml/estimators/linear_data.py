@@ -26,11 +26,19 @@ _ARRAYS = re.compile(rf"array<({_NUMBERS.pattern})>")
 
 @dataclass(frozen=True)
 class Rows:
-    """What a fit reads. `names` are those of the features by position, empty unless the column says them."""
+    """What a fit reads.
+
+    Attributes
+    ----------
+    names
+        Of the features by position; empty unless the column says them.
+    stored
+        The features' column, of shards that are read in place.
+    """
 
     url: str
-    features: int
     names: list[str]
+    stored: Column | None
 
 
 class LinearRows:
@@ -69,11 +77,11 @@ class LinearRows:
         if self._shards is not None:
             self._stored = self._checked([Column.model_validate(item) for item in self._shards[1].extra["columns"]])
             self.rows, self._content = sum(map(sum, self._shards[1].extra["groups"].values())), ""
-            self.most_label = ShardSet.open(self._shards[0]).most(label)
         else:
             self.rows, self._content = self._looked_at()
         if not self.rows:
             raise DataError("there are no training rows", hint="look at the split and at the contract's quarantine")
+        self.columns = [self._stored] if self._shards is not None else self._described()
 
     def _checked(self, columns: list[Column]) -> Column:
         (stored,) = (column for column in columns if column.name == self.features)
@@ -82,8 +90,13 @@ class LinearRows:
             raise DataError(f"column {self.features!r} holds {'ids' if stored.kind == 'ids' else what} a row, not a vector")
         return stored
 
+    @property
+    def most_label(self) -> float:
+        """The largest label; of shards by their footers, NaN if these do not say."""
+        return self._most if self._shards is None else ShardSet.open(self._shards[0]).most(self.numbers["label"])
+
     def _looked_at(self) -> tuple[int, str]:
-        """Return the number of rows, and what names them: the same rows in any order give the same sum. Sets `most_label`."""
+        """Return the number of rows, and what names them (the same rows in any order give the same); keep the largest label."""
         content = F.sum(F.xxhash64(*[F.col(f"`{name}`") for name in self._frame.columns]).cast("decimal(38,0)"))
         most = F.max(F.col(f"`{self.numbers['label']}`"))
         checks = [F.count("*").alias("rows"), content.alias("content"), most.alias("most")]
@@ -96,24 +109,30 @@ class LinearRows:
         for role, name in self.numbers.items():
             if row[role]:
                 raise DataError(f"the {role} {name!r} is null, NaN or infinite in {row[role]} of {row['rows']} rows")
-        self.most_label = float(row["most"] or 0)
+        self._most = float(row["most"] or 0)
         return row["rows"], str(row["content"])
+
+    def _described(self) -> list[Column]:
+        columns = describe(self._frame, self._frame.columns, tensors=[self.features], sparse=())
+        return [_precise(self._frame, column) for column in columns]
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return self.columns[0].shape[0]
 
     def shards(self, store: Store) -> Rows:
         """Write the shards, unless the same rows are there."""
         if self._shards is not None:
-            return Rows(self._shards[0], self._stored.shape[0], self.names)
-        columns = [
-            _precise(self._frame, column)
-            for column in describe(self._frame, self._frame.columns, tensors=[self.features], sparse=())
-        ]
+            return Rows(self._shards[0], self.names, self._stored)
+        columns = self.columns
         group_rows = max(1, min(_MAX_ROWS_PER_GROUP, self.rows // _GROUPS))
         mark: list[Any] = [self.rows, self._content, group_rows, [column.model_dump() for column in columns]]
         path = f"shards/train-{fingerprint(mark)}"
         width = sum(column.width for column in columns)
         files = max(_MIN_FILES, min(4096, self.rows * width // _FILE_BYTES))  # of the data alone, not of the cluster
         as_shards(self._frame, store, path, columns, group_rows, files, finite=True)
-        return Rows(store.url(path), columns[0].shape[0], self.names)
+        return Rows(store.url(path), self.names, None)
 
 
 def _precise(frame: DataFrame, column: Column) -> Column:

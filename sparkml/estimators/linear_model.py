@@ -29,7 +29,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 from sparkml.errors import ConfigError, DataError
 from sparkml.estimators.keras_params import accessible
 from sparkml.estimators.linear_summary import LinearSummary
-from sparkml.estimators.materialise import handed_over
+from sparkml.estimators.materialise import handed_over, in_place
 from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.multinomial import Multinomial
@@ -150,7 +150,7 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
         ConfigError
             The names are not known, or there are not as many as features.
         """
-        given = [f"`{name}`" for name in self.names] if features is None else list(features)
+        given = [_quoted(name) for name in self.names] if features is None else list(features)
         self._alone("expression", "one per row of coefficientMatrix")
         if len(given) != self.numFeatures:
             raise ConfigError(
@@ -159,7 +159,7 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
             )
         parts = [f"{_literal(value)} * {name}" for value, name in zip(self.coefficients, given, strict=True) if value]
         offset = self._offset()
-        eta = " + ".join([*parts, _literal(self.intercept), *([f"`{offset}`"] if offset else [])])
+        eta = " + ".join([*parts, _literal(self.intercept), *([_quoted(offset)] if offset else [])])
         family = self._family()
         assert not isinstance(family, Multinomial)
         return family.sql(f"({eta})")
@@ -173,7 +173,7 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
         for wanted, param in ((name, "featuresCol"), (offset, "offsetCol")):
             if wanted is not None and wanted not in dataset.columns:
                 raise DataError(f"there is no column {wanted!r}, only {', '.join(dataset.columns)}", hint=f"set {param}")
-        column = Column(name=name, dtype="float64", shape=(self.numFeatures,))
+        column = self._column(dataset)
         predict = _Predict(column, self.coefficientMatrix.toArray(), self.interceptVector.toArray(), self._family())
         taken = [handed_over(dataset, column)] + ([F.col(f"`{offset}`").cast("double")] if offset else [])
         made = arrow_udf(predict.udf(len(taken)), predict.type)(*taken)  # type: ignore[call-overload]
@@ -183,6 +183,21 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[
             if other in dataset.columns:
                 raise DataError(f"there is a column {other!r} already", hint="drop it, or name the model's output columns anew")
         return dataset.withColumn(hidden, made).withColumns(added).drop(hidden)
+
+    def _column(self, dataset: DataFrame) -> Column:
+        """Return how the features come: as numbers, or as shards store them."""
+        name = self.getFeaturesCol()
+        if dataset.schema[name].dataType.simpleString() != "binary":
+            return Column(name=name, dtype="float64", shape=(self.numFeatures,))
+        found = in_place(dataset)
+        stored = found[1].extra["columns"] if found else [self.history["stored"]] if self.history.get("stored") else []
+        column = next((Column.model_validate(item) for item in stored if item["name"] == name), None)
+        if column is None or column.shape != (self.numFeatures,):
+            raise DataError(
+                f"column {name!r} is binary, and not known to be {self.numFeatures} features of shards",
+                hint="transform the shards' plain scan, or a vector column",
+            )
+        return column
 
     def write(self) -> MLWriter:
         return _Writer(self)
@@ -270,7 +285,7 @@ class LinearSVCModel(LinearModel, HasRawPredictionCol, HasThreshold):
         return 2
 
     def _family(self) -> Family:
-        return SquaredHinge()
+        return SquaredHinge(self.getThreshold())
 
     def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
         eta = predicted["eta"]
@@ -332,6 +347,10 @@ class _Reader(MLReader[LinearModel]):
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
         return model
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _literal(value: float) -> str:

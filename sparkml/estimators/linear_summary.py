@@ -33,6 +33,8 @@ class LinearSummary:
         errors = self._found["standard_errors"]
         if self._classes > 1:
             raise ConfigError("coefficients of several classes are known up to a common vector: they have no standard errors")
+        if errors is None and self._found["dispersion_known"] is None:
+            raise ConfigError("a support vector machine has no likelihood, and no standard errors", hint="use LogisticRegression")
         if errors is None:
             raise ConfigError("a penalised fit has no standard errors", hint="fit with regParam = 0 and without bounds")
         return np.array(errors[: len(self._values)], dtype=float)
@@ -59,9 +61,9 @@ class LinearSummary:
 
         if not 0 < level < 1:
             raise ConfigError(f"level = {level}: must be between 0 and 1")
-        quantile = (1 + level) / 2
+        errors, quantile = self.coefficientStandardErrors, (1 + level) / 2
         width = stats.norm.ppf(quantile) if self._known else stats.t.ppf(quantile, self.degreesOfFreedom)
-        reach = width * self.coefficientStandardErrors
+        reach = width * errors
         return np.column_stack([self._values - reach, self._values + reach])
 
     @property
@@ -75,8 +77,10 @@ class LinearSummary:
         return None if value is None else float(value)
 
     @property
-    def deviance(self) -> float:
-        return float(self._found["deviance"])
+    def deviance(self) -> float | None:
+        """Twice what the log-likelihood lacks to a perfect fit's; None of a support vector machine."""
+        value = self._found["deviance"]
+        return None if value is None else float(value)
 
     @property
     def nullDeviance(self) -> float | None:
@@ -86,7 +90,7 @@ class LinearSummary:
 
     @property
     def aic(self) -> float | None:
-        """Akaike's criterion; None where the likelihood has no closed form (tweedie), and after a penalised fit."""
+        """Akaike's criterion; None without a likelihood in closed form (tweedie), of shares, and after a penalised fit."""
         value = self._found["aic"]
         return None if value is None else float(value)
 

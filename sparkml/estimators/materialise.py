@@ -243,7 +243,9 @@ def handed_over(df: DataFrame, spec: Column) -> Any:
         )
         column = F.when(column.isNotNull(), parts)
     elif kind == "vector":
-        column = F.when(column.isNotNull(), vector_to_array(column, spec.dtype))  # of a null it raises and names no column
+        column = F.when(
+            column.isNotNull(), vector_to_array(column, "float64" if spec.dtype == "float64" else "float32")
+        )  # of a null it raises and names no column
     elif spec.shape:
         column = column.cast("array<double>" if spec.dtype == "float64" else "array<float>")
     return column.alias(spec.name)

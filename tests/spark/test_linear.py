@@ -23,6 +23,7 @@ from scipy import stats
 from sklearn import svm
 
 from sparkml.errors import ConfigError, DataError, TrainingError
+from sparkml.estimators import LogisticRegressionModel
 from sparkml.estimators.linear import (
     GeneralizedLinearRegression,
     LinearEstimator,
@@ -30,6 +31,8 @@ from sparkml.estimators.linear import (
     LinearSVC,
     LogisticRegression,
 )
+from sparkml.estimators.materialise import as_shards, describe
+from sparkml.storage import Store
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "how-to" / "linear-models.md").read_text(encoding="utf-8")
@@ -124,6 +127,8 @@ def test_several_classes_are_those_of_mllib(rows: DataFrame, more: dict[str, Any
         assert mine.prediction == its.prediction or np.ptp(np.sort(its.probability.toArray())[1:]) < 1e-4
     with pytest.raises(ConfigError, match="a model of 3 classes has no coefficients but one per class"):
         _ = ours.coefficients
+    with pytest.raises(ConfigError, match="have no standard errors"):
+        ours.summary.toPandas()
 
 
 def test_bounds_are_those_of_mllib(rows: DataFrame) -> None:
@@ -261,6 +266,35 @@ def test_a_pipeline_with_it_is_saved_and_loaded(rows: DataFrame, tmp_path: Path)
     assert again.stages[1].coefficients == fitted.stages[1].coefficients and again.stages[1].history == fitted.stages[1].history
     assert again.transform(raw).columns == [*raw.columns, "features", "probability", "prediction"]
     assert again.transform(raw).collect() == fitted.transform(raw).collect()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_shards_are_read_in_place_and_scored(rows: DataFrame, tmp_path: Path, sparse: bool) -> None:
+    store = Store(str(tmp_path))
+    columns = describe(rows, ["features", "label"], sparse=["features"] if sparse else [])
+    as_shards(rows, store, "set", columns)
+    scan = rows.sparkSession.read.parquet(store.url("set"))
+    model = LogisticRegression(numProc=2, verbose=False).fit(scan)
+    again = LogisticRegression(numProc=1, verbose=False).fit(rows)
+    np.testing.assert_allclose(model.coefficients.toArray(), again.coefficients.toArray(), atol=1e-5)  # shards are in float32
+    assert store.list("") == ["set"]
+    model.write().save(f"file://{tmp_path}/model")
+    loaded = LogisticRegressionModel.load(f"file://{tmp_path}/model")
+    for found in (
+        loaded.transform(scan),
+        loaded.transform(scan.where("label = 1")),
+        loaded.transform(rows.select("features", "label")),
+    ):
+        wrong = found.where("prediction != label").count()
+        assert 0 < wrong < 0.3 * found.count()
+
+
+def test_a_threshold_moves_predictions_and_sql_alike(rows: DataFrame) -> None:
+    model = LinearSVC(numProc=1, verbose=False, regParam=0.1, threshold=0.8).fit(rows)
+    predicted = model.transform(rows).select("prediction", F.expr(model.toSQL()).alias("sql")).toPandas()
+    assert (predicted.prediction == predicted.sql).all() and 0 < predicted.sql.mean() < 0.5
+    with pytest.raises(ConfigError, match="a support vector machine has no likelihood"):
+        _ = model.summary.pValues
 
 
 def test_the_script_of_the_page_runs_as_it_stands_there(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ class Family(Protocol):
     def check(self, y: Array) -> str | None:
         """Return what is wrong with labels, if anything is."""
 
-    def check_mean(self, mean: float) -> str | None:
-        """Return why labels of this mean have no finite optimum, if they have none."""
+    def check_labels(self, mean: float, variance: float) -> str | None:
+        """Return why labels of this mean and variance have no finite optimum, if they have none."""
 
     def start(self, mean: float) -> float:
         """Return the eta that a mean of the labels stands for."""
@@ -75,7 +75,7 @@ class Gaussian:
     def check(self, y: Array) -> str | None:
         return None
 
-    def check_mean(self, mean: float) -> str | None:
+    def check_labels(self, mean: float, variance: float) -> str | None:
         return None
 
     def start(self, mean: float) -> float:
@@ -112,7 +112,7 @@ class Binomial:
         what = "the binomial family is from 0 to 1" if self.shares else "two classes is 0 or 1"
         return f"a label of {what}, not {wrong[0]:g}"
 
-    def check_mean(self, mean: float) -> str | None:
+    def check_labels(self, mean: float, variance: float) -> str | None:
         return f"one class only, {mean:g}" if mean in (0.0, 1.0) else None
 
     def start(self, mean: float) -> float:
@@ -153,7 +153,7 @@ class Poisson:
         wrong = y[~(y >= 0)]
         return f"a label of the poisson family is 0 or more, not {wrong[0]:g}" if len(wrong) else None
 
-    def check_mean(self, mean: float) -> str | None:
+    def check_labels(self, mean: float, variance: float) -> str | None:
         return "every label is 0" if mean == 0 else None
 
     def start(self, mean: float) -> float:
@@ -192,7 +192,7 @@ class Gamma:
         wrong = y[~(y > 0)]
         return f"a label of the gamma family is positive, not {wrong[0]:g}" if len(wrong) else None
 
-    def check_mean(self, mean: float) -> str | None:
+    def check_labels(self, mean: float, variance: float) -> str | None:
         return None
 
     def start(self, mean: float) -> float:
@@ -218,8 +218,15 @@ class Gamma:
 
 @dataclass(frozen=True)
 class SquaredHinge:
-    """Labels 0 and 1, max(0, 1 - margin)^2: a support vector machine whose loss has a slope everywhere."""
+    """Labels 0 and 1, max(0, 1 - margin)^2: a support vector machine whose loss has a slope everywhere.
 
+    Attributes
+    ----------
+    threshold
+        What eta must be above to predict class 1.
+    """
+
+    threshold: float = 0.0
     name: str = "squared_hinge"
     bend: float | None = None
     dispersion: float | None = 1.0
@@ -228,8 +235,8 @@ class SquaredHinge:
     def check(self, y: Array) -> str | None:
         return Binomial().check(y)
 
-    def check_mean(self, mean: float) -> str | None:
-        return Binomial().check_mean(mean)
+    def check_labels(self, mean: float, variance: float) -> str | None:
+        return Binomial().check_labels(mean, variance)
 
     def start(self, mean: float) -> float:
         return 0.0
@@ -241,10 +248,10 @@ class SquaredHinge:
         return np.square(missing), -2 * sign * missing, curvature
 
     def predict(self, eta: Array) -> Array:
-        return (eta > 0).astype(eta.dtype)
+        return (eta > self.threshold).astype(eta.dtype)
 
     def sql(self, eta: str) -> str:
-        return f"CASE WHEN {eta} > 0 THEN 1D ELSE 0D END"
+        return f"CASE WHEN {eta} > {self.threshold!r}D THEN 1D ELSE 0D END"
 
     def label_terms(self, y: Array) -> tuple[Array, Array]:
         return np.zeros(len(y)), np.zeros(len(y))

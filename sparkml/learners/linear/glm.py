@@ -24,11 +24,13 @@ LINKS: dict[str, tuple[str, ...]] = {  # the first is the canonical one; MLlib's
 
 
 class Link(Protocol):
-    """How a mean hangs on eta. `eta_of` is the inverse of `mean_of` for one mean."""
+    """How a mean hangs on eta. `eta_of` is the inverse of `mean_of` for one mean; `positive` says that eta must be."""
 
+    @property
+    def positive(self) -> bool: ...
     def eta_of(self, mean: float) -> float: ...
     def mean_of(self, eta: Array) -> tuple[Array, Array]:
-        """Return the mean and its derivative; NaN where eta is no eta."""
+        """Return the mean and its derivative."""
 
     def sql(self, eta: str) -> str: ...
 
@@ -38,6 +40,10 @@ class Power:
     """eta = mean ** power; the logarithm for a power of 0."""
 
     power: float
+
+    @property
+    def positive(self) -> bool:
+        return self.power not in (0, 1)
 
     def eta_of(self, mean: float) -> float:
         mean = mean if self.power == 1 else max(mean, 1e-12)
@@ -50,9 +56,8 @@ class Power:
             if self.power == 0:
                 mean = np.exp(eta)
                 return mean, mean
-            within = np.where(eta > 0, eta, np.nan)
-            mean = within ** (1 / self.power)
-            return mean, mean / (self.power * within)
+            mean = eta ** (1 / self.power)
+            return mean, mean / (self.power * eta)
 
     def sql(self, eta: str) -> str:
         if self.power == 1:
@@ -62,6 +67,8 @@ class Power:
 
 class Logit:
     """The logarithm of the odds."""
+
+    positive = False
 
     def eta_of(self, mean: float) -> float:
         return Binomial().start(mean)
@@ -76,6 +83,8 @@ class Logit:
 
 class Probit:
     """The normal distribution's quantiles."""
+
+    positive = False
 
     def eta_of(self, mean: float) -> float:
         from scipy.special import ndtri
@@ -93,6 +102,8 @@ class Probit:
 
 class CLogLog:
     """The complementary log-log link: log(-log(1 - mean))."""
+
+    positive = False
 
     def eta_of(self, mean: float) -> float:
         return math.log(-math.log1p(-min(max(mean, 1e-6), 1 - 1e-6)))
@@ -132,8 +143,8 @@ class Tweedie:
         least = "0 or more" if self.power < 2 else "positive"
         return f"a label of the tweedie family with a variance power of {self.power:g} is {least}, not {y[~allowed][0]:g}"
 
-    def check_mean(self, mean: float) -> str | None:
-        return Poisson().check_mean(mean) if 1 <= self.power < 2 else None
+    def check_labels(self, mean: float, variance: float) -> str | None:
+        return Poisson().check_labels(mean, variance) if 1 <= self.power < 2 else None
 
     def loss(self, mean: Array, y: Array) -> Array:
         p = self.power
@@ -167,8 +178,8 @@ class Named:
     def check(self, y: Array) -> str | None:
         return self.family.check(y)
 
-    def check_mean(self, mean: float) -> str | None:
-        return self.family.check_mean(mean)
+    def check_labels(self, mean: float, variance: float) -> str | None:
+        return self.family.check_labels(mean, variance)
 
     def loss(self, mean: Array, y: Array) -> Array:
         result: Array
@@ -219,8 +230,8 @@ class Glm:
     def check(self, y: Array) -> str | None:
         return self.distribution.check(y)
 
-    def check_mean(self, mean: float) -> str | None:
-        return self.distribution.check_mean(mean)
+    def check_labels(self, mean: float, variance: float) -> str | None:
+        return self.distribution.check_labels(mean, variance)
 
     def start(self, mean: float) -> float:
         return self.link.eta_of(mean)
@@ -231,8 +242,8 @@ class Glm:
             if self.name == "binomial":
                 least = np.finfo(eta.dtype).eps
                 mean = np.clip(mean, least, 1 - least)
-            elif self.name != "gaussian":
-                mean = np.where(mean > 0, mean, np.nan)
+            elif self.name != "gaussian" or self.link.positive:
+                mean = np.where((mean > 0) & ((eta > 0) | (not self.link.positive)), mean, np.nan)
             ratio = derivative / self.distribution.variance(mean)
             return self.distribution.loss(mean, y), (mean - y) * ratio, derivative * ratio
 

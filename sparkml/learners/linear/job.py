@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sparkml.errors import ConfigError, DataError
+from sparkml.errors import ConfigError, DataError, TrainingError
 from sparkml.launch.worker import Worker
 from sparkml.learners.linear.facts import Facts, Looker, Scaling, WrongRowsError
 from sparkml.learners.linear.families import Array as Values
-from sparkml.learners.linear.families import Family
+from sparkml.learners.linear.families import Family, Gaussian
 from sparkml.learners.linear.multinomial import Multinomial, MultinomialAdder
 from sparkml.learners.linear.newton import Problem, Result, Step, minimise
 from sparkml.learners.linear.quadratic import Penalty
@@ -29,9 +30,11 @@ _ROWS_PER_COEFFICIENT = 100
 _GROWTH = 8
 _LARGEST_SAMPLE = 1 / 8  # of the rows: from there on all of them are read
 _SAMPLE_PASSES = 30
+_FAR_ETA = 25.0  # probabilities of exp(-25): a coefficient on its way to infinity
 _EXACT_NUMBERS = 1 << 24  # of all features: up to there all is done in float64
 _PRECISIONS = {"float64": 1e-15, "float32": 2e-9}  # of Gram matrices: their roundings average
-_MOST_COEFFICIENTS = 4096  # their Gram matrix takes 128 MiB
+_MANY_COEFFICIENTS = 500
+MOST_COEFFICIENTS = 4096  # their Gram matrix takes 128 MiB
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,17 @@ def train_linear(worker: Worker, job: LinearJob) -> bytes:
 def _fit(rank: _Rank) -> dict[str, Any]:
     job, w = rank.job, rank.start()
     history: dict[str, list[float]] = {}
+    plain = w
     for count in rank.samples():
-        found = rank.minimised(count, w, rank.precision(count), _SAMPLE_PASSES)
-        w, history[f"{rank.rows_of(count)} rows"] = found.w, [decrement for _, decrement in found.steps]
-    done = rank.minimised(None, w, job.tolerance, job.passes)
+        with contextlib.suppress(_NothingWeighsError):
+            found = rank.minimised(count, w, rank.precision(count), _SAMPLE_PASSES)
+            w, history[f"{rank.rows_of(count)} rows"] = found.w, [decrement for _, decrement in found.steps]
+    try:
+        done = rank.minimised(None, w, job.tolerance, job.passes)
+    except TrainingError:  # what suits the sample may not suit a row outside of it
+        if w is plain:
+            raise
+        done = rank.minimised(None, plain, job.tolerance, job.passes)
     facts = rank.facts[None]
     return {
         "w": rank.raw(done.w).tolist(),
@@ -99,7 +109,8 @@ def _fit(rank: _Rank) -> dict[str, Any]:
         "rows": facts.rows,
         "weight": facts.weight,
         "separated": rank.separated,
-        "constant": np.flatnonzero(facts.most == facts.least).tolist(),
+        "fading": rank.free and job.family.bend == 1 and rank.reached(done.w) > _FAR_ETA,
+        "constant": np.flatnonzero(facts.most == facts.least).tolist() if job.penalty.intercept else [],
         "dependent": np.flatnonzero(done.last.solution.dependent.reshape(rank.outputs, -1)[:, :-1].any(axis=0)).tolist(),
         **describe_fit(
             job.family,
@@ -111,6 +122,10 @@ def _fit(rank: _Rank) -> dict[str, Any]:
             penalised=bool(job.penalty.strength) or not job.penalty.smooth,
         ),
     }
+
+
+class _NothingWeighsError(DataError):
+    """All of some rows have a weight of 0."""
 
 
 class _Rank:
@@ -128,22 +143,26 @@ class _Rank:
         (column,) = (column for column in self.set.columns if column.name == job.features)
         self.features = int(np.prod(column.shape, dtype=int))
         exact = self.set.num_rows * self.features <= _EXACT_NUMBERS or column.dtype == "float64"
-        self.kind = np.dtype(np.float64 if exact else np.float32)
+        self.kind: np.dtype[np.floating[Any]] = np.dtype(np.float64 if exact else np.float32)
         self.outputs = self.family.classes if isinstance(self.family, Multinomial) else 1
         self.size = self.outputs * (self.features + 1)
-        if self.size > _MOST_COEFFICIENTS:
+        if self.size > MOST_COEFFICIENTS:
             raise ConfigError(
-                f"{self.size} coefficients: a linear model on ranks takes at most {_MOST_COEFFICIENTS}",
+                f"{self.size} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}",
                 hint="hash or select features",
             )
+        # whole subtrees of the sum: fewer partial sums travel, the more so the larger they are
+        unevenness = 0.02 if self.size <= _MANY_COEFFICIENTS else 0.1
+        self.mine = shares([group.rows for group in self.groups], worker.size, unevenness)[worker.rank]
         self.row_bytes = (self.features + 3) * self.kind.itemsize
-        self.mine = shares([group.rows for group in self.groups], worker.size)[worker.rank]
         # a sample is a random set of row groups, by the seed alone
         self.order = np.random.default_rng(job.seed).permutation(len(self.groups))
         self.scaling: Scaling | None = None
         self.facts: dict[int | None, Facts] = {}
         self.kept: dict[int, list[Block]] = {}
-        self.kept_bytes, self.steps, self.separated = 0, 0, False
+        self.kept_bytes = self.steps = self.groups_read = 0
+        self.free = not (job.penalty.strength or job.penalty.bounded)  # nothing keeps coefficients from infinity
+        self.separated, self.label_center = False, 0.0
         self._buffer: Values = np.empty((0, self.features), self.kind)
 
     # --- samples ---
@@ -170,26 +189,40 @@ class _Rank:
     def start(self) -> Array:
         """Look at some rows, decide on the scaling of the features, and return coefficients to start from."""
         ends = np.cumsum([self.groups[number].rows for number in self.order])
-        facts = self._looked_at(min(int(np.searchsorted(ends, _SAMPLE_ROWS)) + 1, len(ends)))
-        always = self.kind == np.float64
-        self.scaling = Scaling.of(facts, center=self.job.penalty.intercept and not self.job.penalty.bounded, always=always)
+        some = min(int(np.searchsorted(ends, _SAMPLE_ROWS)) + 1, len(ends))
+        facts = next((facts for count in (some, len(ends)) if (facts := self._looked_at(count)).weight > 0), None)
+        if facts is None:
+            raise DataError(f"column {self.job.weight!r}: every row has a weight of 0")
+        centred, exact = self.job.penalty.centred, self.kind == np.float64
+        self.scaling = Scaling.of(facts, center=centred, always=exact)
+        if isinstance(self.family, Gaussian) and centred and not exact:
+            self.label_center = facts.label / facts.weight  # so that float32 keeps what labels differ by
+            self.kept.clear()
+            self.kept_bytes = 0
         if self.scaling is not None:
             for blocks in self.kept.values():
                 blocks[:] = [Block(self.scaling.apply(b.x, b.x), b.y, b.weight, b.offset) for b in blocks]
         w = np.zeros(self.size)
         if self.job.penalty.intercept and not isinstance(self.family, Multinomial):
-            w[-1] = self.family.start(facts.label / facts.weight)
+            w[-1] = self.family.start(facts.label / facts.weight - self.label_center)
         return w
 
     def raw(self, w: Array) -> Array:
         """Return coefficients of the features as they come: (outputs, features + 1)."""
         each = w.reshape(self.outputs, -1)
-        each = each if self.scaling is None else each @ self.scaling.raw().T
+        each = each.copy() if self.scaling is None else each @ self.scaling.raw().T
+        each[:, -1] += self.label_center
         if self.outputs > 1:  # what all classes have in common says nothing: MLlib's choice is 0
             each[:, -1] -= each[:, -1].mean()
             if not self.job.penalty.strength:
                 each[:, :-1] -= each[:, :-1].mean(axis=0)
         return each
+
+    def reached(self, w: Array) -> float:
+        """Return the largest part of an eta, either way, that comes from one feature."""
+        facts = self.facts[None]
+        slopes = np.abs(w.reshape(self.outputs, -1)[:, :-1])
+        return float((slopes * np.maximum(np.abs(facts.least), np.abs(facts.most))).max(initial=0.0))
 
     # --- passes ---
 
@@ -201,11 +234,11 @@ class _Rank:
             passes=passes,
             told=lambda step: self._told(step, count),
             patient=self.set.num_rows * self.row_bytes <= self.job.memory,
+            kind=self.kind,
         )
 
     def _told(self, step: Step, count: int | None) -> bool:
         self.steps += 1
-        self.worker.note("step", self.steps)
         if self.worker.rank == 0:
             report = {"step": self.steps, "rows": int(step.sums.rows), "objective": step.objective, "decrement": step.decrement}
             self.worker.report(report)
@@ -229,14 +262,16 @@ class _Rank:
         cut = 4 + self.size + self.size * (self.size + 1) // 2
         if new:
             self.facts[count] = facts = Facts.unpacked(total[cut:], least[:-1])
-            if count is None and (wrong := self.family.check_mean(facts.label / facts.weight)):
+            if not facts.weight > 0:
+                raise _NothingWeighsError(f"column {self.job.weight!r}: every row has a weight of 0")
+            mean = facts.label / facts.weight
+            if count is None and (wrong := self.family.check_labels(mean + self.label_center, facts.label_variance)):
                 raise DataError(f"column {self.job.label!r}: {wrong}", hint="there is nothing to learn from such labels")
-        free = not (self.job.penalty.strength or self.job.penalty.bounded)
-        self.separated = free and self.family.separable and float(least[-1]) > 0
+        self.separated = self.free and self.family.separable and float(least[-1]) > 0
         facts = self.facts[count]
         reach = np.append(np.maximum(np.abs(facts.least), np.abs(facts.most)), 1.0)
         terms = self.job.penalty.on(facts, self.scaling, self.outputs)
-        problem = Problem(terms, reach, self.family.bend, _PRECISIONS[self.kind.name], max(2, self.outputs))
+        problem = Problem(terms, reach, self.family.bend, _PRECISIONS[self.kind.name], self.outputs)
         return Sums.unpacked(total[:cut], self.size), problem
 
     def _looked_at(self, count: int) -> Facts:
@@ -263,9 +298,12 @@ class _Rank:
                 group, column = self.groups[number], getattr(self.job, error.role)
                 where = f"{self.set.url}, {group.path}, row group {group.index}"
                 raise DataError(f"column {column!r}: {error}", hint=f"the first rows that are wrong are in {where}") from None
+            self.worker.note("data", self.groups_read)
+            self.groups_read += 1
             tree.add(number_of[number], total)
             least = extremes if least is None else np.minimum(least, extremes)
         whole = TreeSum()
+        self.worker.note("step", self.steps)
         found = [_decoded(payload) for payload in self.worker.all_gather(_encoded(tree, least))]
         for nodes, _ in found:
             whole.merge(nodes)
@@ -291,10 +329,9 @@ class _Rank:
 
     def _block(self, batch: dict[str, Any], keep: bool) -> Block:
         job, kind = self.job, self.kind
-        y, weight, offset = (
-            None if name is None else batch[name].astype(kind, copy=keep) for name in (job.label, job.weight, job.offset)
-        )
-        assert y is not None
+        labels = batch[job.label].astype(np.float64) - self.label_center if self.label_center else batch[job.label]
+        y = labels.astype(kind, copy=keep)
+        weight, offset = (None if name is None else batch[name].astype(kind, copy=keep) for name in (job.weight, job.offset))
         x = batch[job.features].reshape(len(y), self.features).astype(kind, copy=keep)
         if self.scaling is not None:
             if not keep and len(self._buffer) < len(x):

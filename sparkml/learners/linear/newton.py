@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,9 @@ from sparkml.learners.linear.quadratic import Solution, Terms, solve
 from sparkml.learners.linear.sums import Sums
 from sparkml.learners.linear.tree_sum import Array
 
+_DOUBLE: np.dtype[np.floating[Any]] = np.dtype(np.float64)
 _MAX_HALVINGS = 20
+_STILL = 0.9  # of the decrement before: what is left is rounding
 
 
 @dataclass(frozen=True)
@@ -38,26 +42,26 @@ class Problem:
         Of the family.
     precision
         Of Gram matrices.
-    classes
-        More than 2: there are as many linear predictors.
+    outputs
+        Number of linear predictors; several are those of classes, and only their differences count.
     """
 
     terms: Terms
     reach: Array
     bend: float | None
     precision: float
-    classes: int = 2
+    outputs: int = 1
 
     def rho(self, direction: Array) -> float:
         """Return by how much a step changes any row's eta at most; of several etas, how much their differences."""
-        if self.classes == 2:
+        if self.outputs == 1:
             return float(self.reach @ np.abs(direction))
-        each = direction.reshape(self.classes, -1)
+        each = direction.reshape(self.outputs, -1)
         return float(max(self.reach @ np.abs(one - other) for one in each for other in each))
 
     def longest(self, inverse: Array) -> float:
         """Return a bound on `rho` over all steps of length 1 in the norm of the Hessian."""
-        if self.classes == 2:
+        if self.outputs == 1:
             return float(np.sqrt(np.linalg.norm(inverse * np.outer(self.reach, self.reach), 2) * len(self.reach)))
         width = len(self.reach)
         blocks = (inverse[at : at + width, at : at + width] for at in range(0, len(inverse), width))
@@ -100,8 +104,8 @@ def newton_step(w: Array, sums: Sums, problem: Problem) -> Step:
     if not (np.isfinite(objective) and np.isfinite(hessian).all()):
         empty = Solution(np.zeros(len(w)), w, np.zeros_like(hessian), np.zeros(len(w), bool))
         return Step(w, np.inf, np.inf, np.inf, w, sums, empty)
-    if problem.classes > 2:
-        hessian = hessian + gauge(hessian, problem.classes, problem.terms.square)
+    if problem.outputs > 1:
+        hessian = hessian + gauge(hessian, problem.outputs, (problem.terms.square == 0) & (problem.terms.absolute == 0))
     solution = solve(w, sums.gradient / sums.weight, hessian, problem.terms, problem.precision)
     direction = solution.direction
     length = math.sqrt(max(0.0, float(direction @ (hessian @ direction) + problem.terms.square @ direction**2)))
@@ -110,7 +114,7 @@ def newton_step(w: Array, sums: Sums, problem: Problem) -> Step:
 
 def error_after(solution: Solution, length: float, problem: Problem) -> float:
     """Return the bound on the distance of a full step's end from the optimum, in the norm of the Hessian at its start."""
-    if problem.bend is None:
+    if problem.bend is None or not solution.exact:
         return np.inf
     if problem.bend == 0:
         return 0.0
@@ -142,6 +146,7 @@ def minimise(
     passes: int,
     told: Callable[[Step], bool],
     patient: bool = False,
+    kind: np.dtype[np.floating[Any]] = _DOUBLE,
 ) -> Result:
     """Take Newton steps until one certainly ends within `tolerance` of the optimum (in the norm of the Hessian).
 
@@ -154,6 +159,8 @@ def minimise(
         Gets every step; what it returns says whether to stop.
     patient
         Passes are cheap: go on until the decrement is at most `tolerance`, so that the Hessian is that of the optimum, too.
+    kind
+        In which coefficients meet the rows.
 
     Raises
     ------
@@ -163,26 +170,40 @@ def minimise(
     best: Step | None = None
     steps: list[tuple[float, float]] = []
     halvings = 0
+    w = _rounded(w, kind)
     for _ in range(passes):
         sums, problem = evaluate(w)
+        if best is None and (allowed := _rounded(problem.terms.within(w), kind)).tolist() != w.tolist():
+            w = allowed  # bounds are known only now
+            sums, problem = evaluate(w)
         step = newton_step(w, sums, problem)
         steps.append((step.objective, step.decrement))
         stop = told(step)
         slack = 64 * problem.precision * max(abs(step.objective), 1e-3) if np.isfinite(step.objective) else 0.0
         if best is None and not np.isfinite(step.objective):
             raise TrainingError(
-                "the loss is not finite", hint="features or labels are far too large, or the link does not suit them"
+                "the loss is not finite",
+                hint="features or labels are far too large, or their link takes no such eta: try another link, or an intercept",
             )
         if best is not None and not step.objective <= best.objective + slack and halvings < _MAX_HALVINGS:
             halvings += 1
-            w = best.w + (w - best.w) / 2
+            w = _rounded(best.w + (w - best.w) / 2, kind)
             continue
         best, halvings = step, 0
-        certain = step.error == 0 or (step.error <= tolerance and not patient)
-        if certain or step.decrement <= tolerance:
+        still = len(steps) > 2 and all(later > _STILL * earlier for earlier, later in pairwise(at for _, at in steps[-3:]))
+        certain = step.error == 0 or (step.error <= tolerance and (still or not patient))
+        if certain or step.decrement <= tolerance or (still and problem.bend is None):
             return Result(step.target, step, steps, True)
         if stop:
             break
-        w = step.target
+        w = _rounded(step.target, kind)
     assert best is not None
-    return Result(best.target if halvings == 0 else best.w, best, steps, False)
+    if halvings:  # no step is known to lead on from there
+        nowhere = replace(best.solution, direction=np.zeros(len(w)), target=best.w)
+        best = replace(best, target=best.w, error=np.inf, solution=nowhere)
+    return Result(best.target, best, steps, False)
+
+
+def _rounded(w: Array, kind: np.dtype[np.floating[Any]]) -> Array:
+    """Return the coefficients that a pass in this precision really sees."""
+    return w.astype(kind).astype(np.float64)

@@ -57,6 +57,12 @@ class Penalty:
     def bounded(self) -> bool:
         return self.lower is not None or self.upper is not None
 
+    @property
+    def centred(self) -> bool:
+        """Whether the intercept is free to take up where features are centred."""
+        ends = (self.lower or (-np.inf,))[-1], (self.upper or (np.inf,))[-1]
+        return self.intercept and ends == (-np.inf, np.inf)
+
     def on(self, facts: Facts, scaling: Scaling | None, outputs: int = 1) -> Terms:
         """Return what is added to a model of scaled features; `facts` are those of scaled features, too.
 
@@ -116,12 +122,15 @@ class Solution:
         Pseudo-inverse of the Hessian: (features + 1, features + 1), 0 for coefficients that are not free.
     dependent
         Which coefficients belong to features that depend on one another.
+    exact
+        The step is the minimum; coordinate descent may end before.
     """
 
     direction: Array
     target: Array
     inverse: Array
     dependent: np.ndarray[Any, np.dtype[np.bool_]]
+    exact: bool = True
 
 
 def solve(w: Array, gradient: Array, hessian: Array, terms: Terms, precision: float) -> Solution:
@@ -142,16 +151,16 @@ def solve(w: Array, gradient: Array, hessian: Array, terms: Terms, precision: fl
     inverse[np.ix_(free, free)] = (kept / values[keep]) @ kept.T
     dependent = np.zeros(len(w), bool)
     dependent[free] = (np.square(vectors[:, ~keep]).sum(axis=1) > 1e-6) & (np.diag(full) > 0)
-    target = np.zeros(len(w))
+    target, exact = np.zeros(len(w)), True
     if terms.smooth:
         target[free] = w[free] - inverse[np.ix_(free, free)] @ slope
     else:
-        target[free] = _descend(full, full @ w[free] - slope, terms, free, w[free])
-    return Solution(target - w, target, inverse, dependent)
+        target[free], exact = _descend(full, full @ w[free] - slope, terms, free, w[free])
+    return Solution(target - w, target, inverse, dependent, exact)
 
 
-def _descend(hessian: Array, linear: Array, terms: Terms, free: Any, w: Array) -> Array:
-    """Minimise ``w @ hessian @ w / 2 - linear @ w + sum(absolute * |w|)`` within bounds, from `w` on."""
+def _descend(hessian: Array, linear: Array, terms: Terms, free: Any, w: Array) -> tuple[Array, bool]:
+    """Minimise ``w @ hessian @ w / 2 - linear @ w + sum(absolute * |w|)`` within bounds, from `w` on; say if that was done."""
     absolute, lower, upper = terms.absolute[free], terms.lower[free], terms.upper[free]
     w = np.clip(w, lower, upper)
     diagonal = np.diag(hessian)
@@ -170,10 +179,10 @@ def _descend(hessian: Array, linear: Array, terms: Terms, free: Any, w: Array) -
                 w[at] = new
                 largest = max(largest, step * step * diagonal[at])
         if largest <= _PRECISION**2 * max(float(w @ hessian @ w), 1e-300):
-            break
+            return w, True
         if sweep % _POLISH == _POLISH - 1 and (exact := _on_support(hessian, linear, absolute, lower, upper, w)) is not None:
-            return exact
-    return w
+            return exact, True
+    return w, False
 
 
 def _on_support(hessian: Array, linear: Array, absolute: Array, lower: Array, upper: Array, w: Array) -> Array | None:
@@ -197,6 +206,7 @@ def _on_support(hessian: Array, linear: Array, absolute: Array, lower: Array, up
     within = (new >= lower) & (new <= upper)
     at_zero = ~inside & (w == 0) & (lower < 0) & (upper > 0)
     at_lower, at_upper = ~inside & ~at_zero & (w == lower), ~inside & ~at_zero & (w == upper)
+    at_lower, at_upper = at_lower & ~at_upper, at_upper & ~at_lower  # where both bounds are one nothing is asked
     up, down = np.where(w < 0, -absolute, absolute), np.where(w > 0, absolute, -absolute)  # slopes of |w| either way
     holds = (
         same[inside].all()

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from sparkml.learners.linear.facts import Facts, Scaling
-from sparkml.learners.linear.families import Family
+from sparkml.learners.linear.families import Family, SquaredHinge
 from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.newton import Step
 from sparkml.learners.linear.tree_sum import Array
 
-_NOT_OF_SEVERAL = (
+_OF_ONE_LIKELIHOOD = (  # a squared hinge has none, several classes have coefficients up to a common vector
     *("dispersion", "dispersion_known", "null_deviance", "degrees_of_freedom", "null_degrees_of_freedom", "aic"),
     "standard_errors",
 )
@@ -35,16 +35,17 @@ def describe_fit(
     features depend on one another, and under a penalty, there are no standard errors. `dispersion` is Pearson's estimate where
     the family does not know it (McCullagh and Nelder, section 9.2.4); `aic` is None where there is no likelihood in closed form.
     """
-    if isinstance(family, Multinomial):
-        return {"deviance": 2 * step.loss, **dict.fromkeys(_NOT_OF_SEVERAL)}
+    if isinstance(family, Multinomial | SquaredHinge):
+        deviance = 2 * step.loss if isinstance(family, Multinomial) else None
+        return {"deviance": deviance, **dict.fromkeys(_OF_ONE_LIKELIHOOD)}
     sums, free = step.sums, step.solution.inverse.diagonal() > 0
     rank = int(np.count_nonzero(free & ~step.solution.dependent)) + _rank_of_dependent(step)
     freedom = facts.rows - rank
     dispersion = family.dispersion
     if dispersion is None:
-        pearson = 2 * step.loss if family.bend == 0 else sums.pearson  # of squared errors they are the same
+        pearson = max(0.0, 2 * step.loss) if family.bend == 0 else sums.pearson  # of squared errors they are the same
         dispersion = pearson / freedom if freedom > 0 else math.nan
-    deviance = 2 * (step.loss - facts.perfect)
+    deviance = max(0.0, 2 * (step.loss - facts.perfect))  # of a perfect fit rounding is left
     found: dict[str, Any] = {
         "dispersion": dispersion,
         "dispersion_known": family.dispersion is not None,
@@ -87,9 +88,14 @@ def null_deviance(family: Family, facts: Facts, intercept: bool) -> float:
 
 
 def aic(family: Family, loss: float, deviance: float, facts: Facts, rank: int) -> float | None:
-    """Return Akaike's criterion as R's and MLlib's ``glm`` have it: what is estimated besides coefficients counts as one more."""
+    """Return Akaike's criterion as R's and MLlib's ``glm`` have it: what is estimated besides coefficients counts as one more.
+
+    None where there is no likelihood in closed form, of shares (their numbers of trials are not known) and of a perfect fit.
+    """
+    if (deviance == 0 and family.dispersion is None) or (family.name == "binomial" and facts.perfect):
+        return None
     if family.name == "gaussian":
-        spread = math.log(deviance / facts.rows * 2 * math.pi) + 1 if deviance > 0 else -math.inf
+        spread = math.log(deviance / facts.rows * 2 * math.pi) + 1
         return facts.rows * spread + 2 - facts.weight_log + 2 * rank
     if family.name in ("binomial", "poisson"):
         return 2 * (loss - facts.constant) + 2 * rank

@@ -89,7 +89,7 @@ class Adder:
                 chi = np.square(slope) / curvature
             pearson = float(chi.sum(dtype=np.float64) if own is None else chi @ own)
         if family.separable:
-            self.margin = min(self.margin, float(np.min((2 * block.y - 1) * eta)))
+            self.margin = min(self.margin, _margin(block, eta))
         if own is not None:
             slope, curvature, losses = slope * own, curvature * own, losses * own
         self._gradient[:-1] += slope @ x
@@ -108,3 +108,11 @@ class Adder:
         gram[:-1, -1] = gram[-1, :-1]
         rows, weight, loss, pearson = self._numbers.tolist()
         return Sums(rows, weight, loss, pearson, self._gradient, gram)
+
+
+def _margin(block: Block, eta: Array) -> float:
+    """Return the least (2 y - 1) eta of rows that weigh something; a share between 0 and 1 is on no side."""
+    margins = np.where((block.y > 0) & (block.y < 1), 0, 2 * block.y - 1) * eta
+    if block.weight is not None:
+        margins = margins[block.weight > 0]
+    return float(margins.min(initial=np.inf))

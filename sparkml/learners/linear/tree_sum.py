@@ -63,11 +63,18 @@ def _roots(count: int) -> list[Node]:
     return found
 
 
-def shares(weights: Iterable[float], size: int) -> list[range]:
-    """Deal summands to `size` ranks as ranges of about equal weight."""
+def shares(weights: Iterable[float], size: int, unevenness: float = 0.0) -> list[range]:
+    """Deal summands to `size` ranks as ranges of about equal weight.
+
+    Parameters
+    ----------
+    unevenness
+        Part of a rank's share by which ranges may differ from equal ones to begin and end where large subtrees do.
+    """
     ends = np.cumsum(np.fromiter(weights, float))
     if not len(ends):
         return [range(0)] * size
     cuts = [0, *(int(np.searchsorted(ends, ends[-1] * part / size - 1e-9 * ends[-1])) + 1 for part in range(1, size)), len(ends)]
-    cuts = [min(cut, len(ends)) for cut in cuts]
+    step = 1 << max(0, int(2 * unevenness * len(ends) / size).bit_length() - 1)
+    cuts = [*(min((cut + step // 2) // step * step, len(ends)) for cut in cuts[:-1]), len(ends)]
     return [range(first, max(first, last)) for first, last in itertools.pairwise(cuts)]
