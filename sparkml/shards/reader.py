@@ -70,7 +70,7 @@ class ShardSet:
                 metadata = pq.ParquetFile(file).metadata
                 at = metadata.schema.names.index(column)
                 parts = [metadata.row_group(number).column(at).statistics for number in range(metadata.num_row_groups)]
-                if any(part is None or not part.has_min_max for part in parts):  # a NaN among them
+                if any(part is None or not part.has_min_max for part in parts):  # of a group that is all NaN
                     return float("nan")
                 found += [float(part.max) for part in parts]
         return max(found)

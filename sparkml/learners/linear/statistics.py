@@ -14,7 +14,7 @@ from sparkml.learners.linear.newton import Step
 from sparkml.learners.linear.tree_sum import Array
 
 _OF_ONE_LIKELIHOOD = (  # a squared hinge has none, several classes have coefficients up to a common vector
-    *("dispersion", "dispersion_known", "null_deviance", "degrees_of_freedom", "null_degrees_of_freedom", "aic"),
+    *("dispersion", "dispersion_known", "null_deviance", "degrees_of_freedom", "aic"),
     "standard_errors",
 )
 
@@ -52,7 +52,6 @@ def describe_fit(
         "deviance": deviance,
         "null_deviance": None if offset else null_deviance(family, facts, intercept),
         "degrees_of_freedom": freedom,
-        "null_degrees_of_freedom": facts.rows - float(intercept),
         "aic": None if penalised else aic(family, step.loss, deviance, facts, rank),
         "standard_errors": None,
     }
