@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a chec
 from scripts.bench.harness import PYTHONPATH, Bench
 from scripts.bench.linear_rows import BLOCK, block, publish
 from sparkml.learners.linear.families import Binomial, Gaussian
-from sparkml.learners.linear.job import LinearJob, _Rank
+from sparkml.learners.linear.rows import RankRows, RowSource
 from sparkml.learners.linear.sums import Adder
 from sparkml.shards.reader import ShardReader, ShardSet
 
@@ -54,7 +54,7 @@ class _Alone:
 
 def read(url: str, rank: int) -> int:
     """Decode the features and labels of a rank's row groups, and look at one value of each block."""
-    mine = _Rank(_Alone(rank), LinearJob(url, "x", "label", Binomial()))  # type: ignore[arg-type]
+    mine = RankRows(_Alone(rank), RowSource(url, "x", ("label",)))  # type: ignore[arg-type]
     rows, seen = 0, 0.0
     for _, blocks in ShardReader(mine.set, [mine.groups[number] for number in mine.mine], ["x", "label"]).by_group():
         for batch in blocks:
@@ -65,11 +65,11 @@ def read(url: str, rank: int) -> int:
 
 def one_pass(url: str, rank: int, family: Any, label: str) -> int:
     """What a rank does in one pass over its rows, nothing kept."""
-    mine = _Rank(_Alone(rank), LinearJob(url, "x", label, family, memory=0))  # type: ignore[arg-type]
+    mine = RankRows(_Alone(rank), RowSource(url, "x", (label,), memory=0))  # type: ignore[arg-type]
     adder = Adder(family, np.full(mine.features + 1, 0.01))
-    for _, blocks in mine._blocks(list(mine.mine)):
-        for rows in blocks:
-            adder.take(rows)
+    for _, several in mine.by_group(list(mine.mine)):
+        for rows in several:
+            adder.take(rows.of(0))
     return int(adder.sums().rows)
 
 

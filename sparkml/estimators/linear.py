@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import replace
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from pyspark.ml import Estimator
+from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import (
     HasElasticNetParam,
@@ -45,11 +48,26 @@ from sparkml.launch.gang import Report
 from sparkml.launch.options import GangOptions
 from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
 from sparkml.learners.linear.glm import family_of
-from sparkml.learners.linear.job import MOST_COEFFICIENTS, LinearJob, train_linear
+from sparkml.learners.linear.job import LinearJob, train_linear
+from sparkml.learners.linear.metrics import Metric
 from sparkml.learners.linear.multinomial import Multinomial
+from sparkml.learners.linear.passes import MOST_COEFFICIENTS, Task
 from sparkml.learners.linear.quadratic import Penalty
+from sparkml.learners.linear.rows import RowSource
 
 log = logging.getLogger(__name__)
+
+_OWN = frozenset({"regParam", "elasticNetParam", "standardization", "labelCol"})  # what models that share passes may differ in
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How rows are held out: `count` parts, at random by the seed or as `column` says, and what they are judged by."""
+
+    count: int
+    metric: Metric
+    seed: int
+    column: str | None = None
 
 
 class HasBounds(Params):
@@ -155,44 +173,88 @@ class LinearEstimator(
         return Penalty(self.getRegParam(), self.getElasticNetParam(), self.getStandardization(), self.getFitIntercept(), **bounds)
 
     def _fit(self, dataset: DataFrame) -> LinearModel:
-        self._check()  # what `fit(frame, {...})` and tuners set, too
+        ((model,), _) = self.fit_shared(dataset, [self])
+        return model
+
+    def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Any]) -> Iterator[tuple[int, LinearModel]]:
+        """Fit one model for each map of Params, like pyspark.ml's: those that differ in penalty or label share their passes."""
+        groups: dict[str, list[int]] = {}
+        several = [self.copy(params) for params in paramMaps]
+        for number, one in enumerate(several):
+            groups.setdefault(one._shares_with(), []).append(number)
+        found: dict[int, LinearModel] = {}
+        lock = threading.Lock()
+
+        def fitted(number: int) -> LinearModel:
+            with lock:
+                if number not in found:
+                    (group,) = (group for group in groups.values() if number in group)
+                    found.update(zip(group, self.fit_shared(dataset, [several[at] for at in group])[0], strict=True))
+                return found[number]
+
+        return _FitMultipleIterator(fitted, len(several))
+
+    def _shares_with(self) -> str:
+        """Return the Params in which estimators that share passes are alike."""
+        return repr(sorted((param.name, value) for param, value in self.extractParamMap().items() if param.name not in _OWN))
+
+    def fit_shared(
+        self, dataset: DataFrame, several: Sequence[LinearEstimator], *, folds: Folds | None = None
+    ) -> tuple[list[LinearModel], dict[str, Any]]:
+        """Fit estimators that differ in penalty and label only, and return their models and what the folds said."""
+        for one in several:
+            one._check()  # what `fit(frame, {...})` and tuners set, too
         weight, offset = self._chosen("weightCol"), self._chosen("offsetCol") if self.hasParam("offsetCol") else None
-        rows = LinearRows(dataset, self.getFeaturesCol(), self.getLabelCol(), weight, offset)
-        family, penalty = self._family_of(rows), self._penalty(rows.width)
-        if isinstance(family, Multinomial) and penalty.bounded:
-            raise ConfigError(f"bounds are for two classes, the label {self.getLabelCol()!r} has {family.classes}")
-        size = (rows.width + 1) * (family.classes if isinstance(family, Multinomial) else 1)
-        if size > MOST_COEFFICIENTS:
-            raise ConfigError(
-                f"{size} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}", hint="hash or select features"
-            )
+        labels = list(dict.fromkeys(one.getLabelCol() for one in several))
+        rows = LinearRows(dataset, self.getFeaturesCol(), labels, weight, offset, folds.column if folds else None)
+        families = {one.getLabelCol(): one._family_of(rows) for one in several}
+        tasks = [Task(one._penalty(rows.width), labels.index(one.getLabelCol())) for one in several]
+        for label, family in families.items():
+            if isinstance(family, Multinomial) and any(task.penalty.bounded for task in tasks):
+                raise ConfigError(f"bounds are for two classes, the label {label!r} has {family.classes}")
+            size = (rows.width + 1) * (family.classes if isinstance(family, Multinomial) else 1)
+            if size > MOST_COEFFICIENTS:
+                raise ConfigError(
+                    f"{size} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}",
+                    hint="hash or select features",
+                )
         sizes = self._sizes(dataset.sparkSession, rows.rows)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
             written = rows.shards(store)
-            job = LinearJob(
+            source = RowSource(
                 shards=written.url,
                 features=self.getFeaturesCol(),
-                label=self.getLabelCol(),
+                labels=tuple(labels),
                 weight=weight,
                 offset=offset,
-                family=family,
-                penalty=penalty,
-                tolerance=self.getTol(),
-                passes=self.getMaxIter(),
-                seed=self.getSeed(),
+                folds=folds.count if folds else 1,
+                fold=folds.column if folds else None,
+                seed=folds.seed if folds else self.getSeed(),
                 memory=self.getOrDefault("maxMemoryInMB") << 20,
             )
+            job = LinearJob(
+                source=source,
+                families=tuple(families.values()),
+                tasks=tuple(tasks),
+                tolerance=self.getTol(),
+                passes=self.getMaxIter(),
+                metric=folds.metric if folds else None,
+            )
             body, restarts = self._run(dataset.sparkSession, partial(train_linear, job=job), sizes, report)
-        history = json.loads(body)
-        found = np.array(history.pop("w"))
-        history["warnings"] = _warnings(history, written.names)
-        for warning in history["warnings"]:
-            log.warning("%s: %s", type(self).__name__, warning)
-        history["stored"] = written.stored.model_dump() if written.stored else None
-        history["restarts"] = [vars(restart) for restart in restarts]
-        model = self._model_class(found[:, :-1], found[:, -1], written.names, history)
-        model._resetUid(self.uid)
-        return self._copyValues(model)
+        answer = json.loads(body)
+        shown = {"stored": written.stored.model_dump() if written.stored else None, "restarts": [vars(one) for one in restarts]}
+        best = answer.get("validation", {}).get("best")
+        models = []
+        for number, (one, history) in enumerate(zip(several, answer["fits"], strict=True)):
+            found = np.array(history.pop("w"))
+            history["warnings"] = _warnings(history, written.names)
+            if best in (None, number):
+                for warning in history["warnings"]:
+                    log.warning("%s: %s", type(self).__name__, warning)
+            model = self._model_class(found[:, :-1], found[:, -1], written.names, {**history, **shown})
+            model._resetUid(self.uid)
+            models.append(one._copyValues(model))
+        return models, answer.get("validation", {})
 
 
 def _warnings(history: dict[str, Any], names: list[str]) -> list[str]:
@@ -255,7 +317,7 @@ class LogisticRegression(LinearEstimator, HasProbabilityCol, HasRawPredictionCol
         family = self.getOrDefault("family")
         if family == "binomial":
             return self._family()
-        most = rows.most_label
+        most = rows.most(self.getLabelCol())
         classes = max(2, int(most) + 1 if math.isfinite(most) else 2)
         return Multinomial(classes) if family == "multinomial" or classes > 2 else self._family()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +51,22 @@ class LinearRows:
         A column is missing or of a type that is no number, or values are null, NaN or infinite.
     """
 
-    def __init__(self, dataset: DataFrame, features: str, label: str, weight: str | None, offset: str | None) -> None:
-        self.features = features
-        numbers = {"label": label, "weight": weight, "offset": offset}
-        self.numbers = {role: name for role, name in numbers.items() if name}
-        for name in (features, *self.numbers.values()):
+    def __init__(
+        self,
+        dataset: DataFrame,
+        features: str,
+        labels: Sequence[str],
+        weight: str | None = None,
+        offset: str | None = None,
+        fold: str | None = None,
+    ) -> None:
+        self.features, self.labels = features, list(labels)
+        others = {"weight": weight, "offset": offset, "fold": fold}
+        self.numbers = [*(("label", name) for name in labels), *((role, name) for role, name in others.items() if name)]
+        for name in (features, *(name for _, name in self.numbers)):
             if name not in dataset.columns:
                 raise DataError(f"there is no column {name!r}, only {', '.join(dataset.columns)}")
-        for role, name in self.numbers.items():
+        for role, name in self.numbers:
             kind = dataset.schema[name].dataType.simpleString()
             if not _NUMBERS.fullmatch(kind):
                 hint = "index it with a StringIndexer" if kind == "string" else None
@@ -72,7 +81,7 @@ class LinearRows:
         self.names = _names_of(dataset.schema[features].metadata)
         self._frame = dataset.select(
             F.col(f"`{features}`"),
-            *(F.col(f"`{name}`").cast("double").alias(name) for name in dict.fromkeys(self.numbers.values())),
+            *(F.col(f"`{name}`").cast("double").alias(name) for name in dict.fromkeys(name for _, name in self.numbers)),
         )
         if self._shards is not None:
             self._stored = self._checked([Column.model_validate(item) for item in self._shards[1].extra["columns"]])
@@ -90,26 +99,25 @@ class LinearRows:
             raise DataError(f"column {self.features!r} holds {'ids' if stored.kind == 'ids' else what} a row, not a vector")
         return stored
 
-    @property
-    def most_label(self) -> float:
-        """The largest label; of shards by their footers, NaN if these do not say."""
-        return self._most if self._shards is None else ShardSet.open(self._shards[0]).most(self.numbers["label"])
+    def most(self, label: str) -> float:
+        """Return the largest value of a label; of shards by their footers, NaN if these do not say."""
+        return self._most[label] if self._shards is None else ShardSet.open(self._shards[0]).most(label)
 
     def _looked_at(self) -> tuple[int, str]:
-        """Return the number of rows, and what names them (the same rows in any order give the same); keep the largest label."""
+        """Return the number of rows, and what names them (the same rows in any order give the same); keep the largest labels."""
         content = F.sum(F.xxhash64(*[F.col(f"`{name}`") for name in self._frame.columns]).cast("decimal(38,0)"))
-        most = F.max(F.col(f"`{self.numbers['label']}`"))
-        checks = [F.count("*").alias("rows"), content.alias("content"), most.alias("most")]
-        for role, name in self.numbers.items():
+        most = [F.max(F.col(f"`{name}`")).alias(f"most {at}") for at, name in enumerate(self.labels)]
+        checks = [F.count("*").alias("rows"), content.alias("content"), *most]
+        for at, (_, name) in enumerate(self.numbers):
             value = F.col(f"`{name}`")
             unusable = value.isNull() | F.isnan(value) | (F.abs(value) == float("inf"))
-            checks.append(F.sum(unusable.cast("int")).alias(role))
+            checks.append(F.sum(unusable.cast("int")).alias(f"unusable {at}"))
         row = self._frame.agg(*checks).first()
         assert row is not None
-        for role, name in self.numbers.items():
-            if row[role]:
-                raise DataError(f"the {role} {name!r} is null, NaN or infinite in {row[role]} of {row['rows']} rows")
-        self._most = float(row["most"] or 0)
+        for at, (role, name) in enumerate(self.numbers):
+            if wrong := row[f"unusable {at}"]:
+                raise DataError(f"the {role} {name!r} is null, NaN or infinite in {wrong} of {row['rows']} rows")
+        self._most = {name: float(row[f"most {at}"] or 0) for at, name in enumerate(self.labels)}
         return row["rows"], str(row["content"])
 
     def _described(self) -> list[Column]:

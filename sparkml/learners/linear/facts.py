@@ -50,10 +50,19 @@ class Facts:
     least: Summand
     most: Summand
 
+    def __add__(self, other: Facts) -> Facts:
+        sums = {name: getattr(self, name) + getattr(other, name) for name in (*_NUMBERS, "x", "xx")}
+        return Facts(**sums, least=np.minimum(self.least, other.least), most=np.maximum(self.most, other.most))
+
     def packed(self) -> tuple[Summand, Summand]:
         """Return the sums as one vector, and as another what the minimum is taken of."""
         numbers = [getattr(self, name) for name in _NUMBERS]
         return np.concatenate([numbers, self.x, self.xx]), np.concatenate([self.least, -self.most])
+
+    @staticmethod
+    def numbers(features: int) -> int:
+        """Return how long the vector of sums is."""
+        return len(_NUMBERS) + 2 * features
 
     @classmethod
     def unpacked(cls, sums: Summand, extremes: Summand) -> Facts:
@@ -83,18 +92,18 @@ class Facts:
 
 
 class WrongRowsError(ValueError):
-    """Rows that nothing can be learnt from: `role` is the label, the weight, the offset or the features."""
+    """Rows that nothing can be learnt from: `role` is label (the one of that number), weight, offset or features."""
 
-    def __init__(self, role: str, text: str) -> None:
+    def __init__(self, role: str, text: str, label: int = 0) -> None:
         super().__init__(text)
-        self.role = role
+        self.role, self.label = role, label
 
 
 class Looker:
     """Looks at blocks."""
 
-    def __init__(self, family: Family | Multinomial, features: int) -> None:
-        self.family = family
+    def __init__(self, family: Family | Multinomial, features: int, label: int = 0) -> None:
+        self.family, self._label = family, label
         self._numbers = np.zeros(len(_NUMBERS))
         self._x, self._xx = np.zeros(features), np.zeros(features)
         self._least, self._most = np.full(features, np.inf), np.full(features, -np.inf)
@@ -102,9 +111,9 @@ class Looker:
     def take(self, block: Block) -> None:
         """Raise `WrongRowsError` for labels that the family does not allow, for weights below 0, and for what is not finite."""
         x, y, own = block.x, block.y.astype(np.float64), block.weight
-        _check_finite(block)
+        self._check_finite(block)
         if wrong := self.family.check(block.y):
-            raise WrongRowsError("label", wrong)
+            raise WrongRowsError("label", wrong, self._label)
         one = np.ones(len(x), x.dtype) if own is None else own
         wide = one.astype(np.float64)
         if wide.min() < 0:
@@ -122,18 +131,19 @@ class Looker:
     def facts(self) -> Facts:
         return Facts.unpacked(np.concatenate([self._numbers, self._x, self._xx]), np.concatenate([self._least, -self._most]))
 
-
-def _check_finite(block: Block) -> None:
-    for role, values in (("label", block.y), ("weight", block.weight), ("offset", block.offset)):
-        if values is not None and not np.isfinite(values).all():
-            raise WrongRowsError(role, f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} values are NaN or infinite")
-    if not np.isfinite(np.ones(len(block.x), block.x.dtype) @ block.x).all():  # much faster than to ask each number
-        wrong = ~np.isfinite(block.x)
-        if wrong.any():
-            which = ", ".join(str(number) for number in np.flatnonzero(wrong.any(axis=0))[:10])
-            raise WrongRowsError(
-                "features", f"feature {which} is NaN or infinite in {wrong.any(axis=1).sum()} of {len(wrong)} rows"
-            )
+    def _check_finite(self, block: Block) -> None:
+        for role, values in (("label", block.y), ("weight", block.weight), ("offset", block.offset)):
+            if values is not None and not np.isfinite(values).all():
+                raise WrongRowsError(
+                    role, f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} values are NaN or infinite", self._label
+                )
+        if not np.isfinite(np.ones(len(block.x), block.x.dtype) @ block.x).all():  # much faster than to ask each number
+            wrong = ~np.isfinite(block.x)
+            if wrong.any():
+                which = ", ".join(str(number) for number in np.flatnonzero(wrong.any(axis=0))[:10])
+                raise WrongRowsError(
+                    "features", f"feature {which} is NaN or infinite in {wrong.any(axis=1).sum()} of {len(wrong)} rows"
+                )
 
 
 def _folded(function: np.ufunc, x: Array) -> Array:

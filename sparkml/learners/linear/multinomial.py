@@ -6,13 +6,14 @@ steps along them nothing to follow: `gauge` gives them a curvature that holds st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sparkml.learners.linear.families import Array
-from sparkml.learners.linear.sums import Block, Sums
+from sparkml.learners.linear.sums import Block, Cut, Sums
 from sparkml.learners.linear.tree_sum import Array as Summand
 
 _BYTES = 2 << 20  # of what a block is spread to
@@ -51,30 +52,33 @@ class Multinomial:
 
 
 class MultinomialAdder:
-    """Adds blocks up at the coefficients `w`: (classes * (features + 1),), class by class, each with its intercept last."""
+    """Adds blocks up at the coefficients `w`: (classes * (features + 1),), class by class, each with its intercept last.
 
-    def __init__(self, family: Multinomial, w: Summand) -> None:
+    Like an `Adder`; `margins` are those of a row's own class above all others.
+    """
+
+    def __init__(self, family: Multinomial, w: Summand, parts: int = 1) -> None:
         self.family = family
-        self.margin = np.inf  # the least eta of a row's own class above those of all others
+        self.margins = np.full(parts, np.inf)
         self.w = w.reshape(family.classes, -1)
-        self._rows = self._weight = self._loss = 0.0
-        self._gradient = np.zeros(self.w.shape)
-        self._gram = np.zeros((w.size, w.size))
+        self._numbers = np.zeros((parts, 3))
+        self._gradient = np.zeros((parts, *self.w.shape))
+        self._gram = np.zeros((parts, w.size, w.size))
 
-    def take(self, block: Block) -> None:
+    def take(self, block: Block, cuts: Sequence[Cut] = ()) -> None:
         rows = max(64, _BYTES // (block.x.dtype.itemsize * self.w.size))
-        for start in range(0, len(block.x), rows):
-            at = slice(start, start + rows)
-            self._take(Block(block.x[at], block.y[at], None if block.weight is None else block.weight[at]))
+        for first, last, part in cuts or ((0, len(block.x), 0),):
+            for start in range(first, last, rows):
+                self._take(block.part(start, min(start + rows, last)), part)
 
-    def _take(self, block: Block) -> None:
+    def _take(self, block: Block, part: int) -> None:
         x, kind, classes = np.column_stack([block.x, np.ones(len(block.x), block.x.dtype)]), block.x.dtype, self.family.classes
         eta = x @ self.w.T.astype(kind)
         eta = eta - eta.max(axis=1, keepdims=True)
         own = eta[np.arange(len(x)), block.y.astype(np.int64)]
         others = np.where(np.arange(classes) == block.y[:, None], -np.inf, eta).max(axis=1)
         margins = own - others if block.weight is None else (own - others)[block.weight > 0]
-        self.margin = min(self.margin, float(margins.min(initial=np.inf)))
+        self.margins[part] = min(self.margins[part], float(margins.min(initial=np.inf)))
         p: Array = np.exp(eta)
         total = p.sum(axis=1, keepdims=True)
         rows, label = np.arange(len(x)), block.y.astype(np.int64)
@@ -83,7 +87,7 @@ class MultinomialAdder:
         slope = p.copy()
         slope[rows, label] -= 1
         weight = np.ones(len(x), kind) if block.weight is None else block.weight
-        self._gradient += (slope * weight[:, None]).T @ x
+        self._gradient[part] += (slope * weight[:, None]).T @ x
         # the Hessian of a row is (diag(p) - p p') times x x'
         spread = (p[:, :, None] * x[:, None, :]).reshape(len(x), -1)
         weighted = spread * weight[:, None]
@@ -91,15 +95,14 @@ class MultinomialAdder:
         width = x.shape[1]
         for number in range(classes):
             at = slice(number * width, (number + 1) * width)
-            self._gram[at, at] += whole[at]
-        self._gram -= weighted.T @ spread
-        self._rows += len(x)
-        self._weight += float(weight.sum(dtype=np.float64))
-        self._loss += float((losses * weight).sum(dtype=np.float64))
+            self._gram[part, at, at] += whole[at]
+        self._gram[part] -= weighted.T @ spread
+        self._numbers[part] += [len(x), weight.sum(dtype=np.float64), (losses * weight).sum(dtype=np.float64)]
 
-    def sums(self) -> Sums:
-        gram = (self._gram + self._gram.T) / 2
-        return Sums(self._rows, self._weight, self._loss, 0.0, self._gradient.ravel(), gram)
+    def sums(self, part: int = 0) -> Sums:
+        gram = (self._gram[part] + self._gram[part].T) / 2
+        rows, weight, loss = self._numbers[part].tolist()
+        return Sums(rows, weight, loss, 0.0, self._gradient[part].ravel(), gram)
 
 
 def gauge(hessian: Summand, classes: int, open_to_all: Any) -> Summand:

@@ -1,4 +1,4 @@
-"""`minimise`: penalised Newton steps (IRLS) from one pass over rows to the next, until what is left to go is certainly small.
+"""`Descent`: penalised Newton steps (IRLS) from one pass over rows to the next, until what is left to go is certainly small.
 
 A loss whose third derivative is bounded by its second (logistic, poisson: `Family.bend`) is generalised self-concordant, so that
 the sums of one pass bound what the step that follows from them leaves (Bach, "Self-concordant analysis for logistic regression",
@@ -10,7 +10,6 @@ norm of the Hessian's inverse, and the distance to the optimum follows from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -130,7 +129,7 @@ def error_after(solution: Solution, length: float, problem: Problem) -> float:
 
 @dataclass(frozen=True)
 class Result:
-    """Where `minimise` ended. `steps` has one entry per pass; `converged`: the error of the last was at most the tolerance."""
+    """Where a `Descent` ended. `steps` has one entry per pass; `converged`: the error of the last was at most the tolerance."""
 
     w: Array
     last: Step
@@ -138,70 +137,89 @@ class Result:
     converged: bool
 
 
-def minimise(
-    evaluate: Callable[[Array], tuple[Sums, Problem]],
-    w: Array,
-    *,
-    tolerance: float,
-    passes: int,
-    told: Callable[[Step], bool],
-    patient: bool = False,
-    kind: np.dtype[np.floating[Any]] = _DOUBLE,
-) -> Result:
-    """Take Newton steps until one certainly ends within `tolerance` of the optimum (in the norm of the Hessian).
+class Descent:
+    """Newton steps until one certainly ends within `tolerance` of the optimum (in the norm of the Hessian).
 
-    Where nothing is certain the decrement must be at most `tolerance`, which bounds what is left in the limit: the next step is
-    of the order of its square. A step that made the objective worse is halved until it does not (each try is a pass).
+    Asks for the sums at `point` until there is a `result`. Where nothing is certain the decrement must be at most `tolerance`,
+    which bounds what is left in the limit: the next step is of the order of its square. A step that made the objective worse is
+    halved until it does not (each try is a pass).
 
     Parameters
     ----------
-    told
-        Gets every step; what it returns says whether to stop.
     patient
         Passes are cheap: go on until the decrement is at most `tolerance`, so that the Hessian is that of the optimum, too.
     kind
         In which coefficients meet the rows.
-
-    Raises
-    ------
-    TrainingError
-        The loss is not finite at `w`.
+    instead
+        Where to start if the loss is not finite at `w`.
     """
-    best: Step | None = None
-    steps: list[tuple[float, float]] = []
-    halvings = 0
-    w = _rounded(w, kind)
-    for _ in range(passes):
-        sums, problem = evaluate(w)
-        if best is None and (allowed := _rounded(problem.terms.within(w), kind)).tolist() != w.tolist():
-            w = allowed  # bounds are known only now
-            sums, problem = evaluate(w)
+
+    def __init__(
+        self,
+        w: Array,
+        *,
+        tolerance: float,
+        passes: int,
+        patient: bool = False,
+        kind: np.dtype[np.floating[Any]] = _DOUBLE,
+        instead: Array | None = None,
+    ) -> None:
+        self.tolerance, self.passes, self._patient, self._kind, self._instead = tolerance, passes, patient, kind, instead
+        self.point = _rounded(w, kind)
+        self.steps: list[tuple[float, float]] = []
+        self.result: Result | None = None
+        self._best: Step | None = None
+        self._halvings = 0
+
+    def take(self, sums: Sums, problem: Problem, *, stop: bool = False) -> None:
+        """Take in what was found at `point`; `stop` says that there is nowhere to go.
+
+        Raises
+        ------
+        TrainingError
+            The loss is not finite where it all began.
+        """
+        w, best = self.point, self._best
+        if best is None and (allowed := _rounded(problem.terms.within(w), self._kind)).tolist() != w.tolist():
+            self.point = allowed  # bounds are known only now
+            return
         step = newton_step(w, sums, problem)
-        steps.append((step.objective, step.decrement))
-        stop = told(step)
-        slack = 64 * problem.precision * max(abs(step.objective), 1e-3) if np.isfinite(step.objective) else 0.0
         if best is None and not np.isfinite(step.objective):
-            raise TrainingError(
-                "the loss is not finite",
-                hint="features or labels are far too large, or their link takes no such eta: try another link, or an intercept",
-            )
-        if best is not None and not step.objective <= best.objective + slack and halvings < _MAX_HALVINGS:
-            halvings += 1
-            w = _rounded(best.w + (w - best.w) / 2, kind)
-            continue
-        best, halvings = step, 0
-        still = len(steps) > 2 and all(later > _STILL * earlier for earlier, later in pairwise(at for _, at in steps[-3:]))
-        certain = step.error == 0 or (step.error <= tolerance and (still or not patient))
-        if certain or step.decrement <= tolerance or (still and problem.bend is None):
-            return Result(step.target, step, steps, True)
-        if stop:
-            break
-        w = _rounded(step.target, kind)
-    assert best is not None
-    if halvings:  # no step is known to lead on from there
-        nowhere = replace(best.solution, direction=np.zeros(len(w)), target=best.w)
-        best = replace(best, target=best.w, error=np.inf, solution=nowhere)
-    return Result(best.target, best, steps, False)
+            if self._instead is None:
+                raise TrainingError(
+                    "the loss is not finite",
+                    hint="features or labels are far too large, or their link takes no such eta: "
+                    "try another link, or an intercept",
+                )
+            self.point, self._instead = _rounded(self._instead, self._kind), None
+            return
+        self.steps.append((step.objective, step.decrement))
+        slack = 64 * problem.precision * max(abs(step.objective), 1e-3) if np.isfinite(step.objective) else 0.0
+        if best is not None and not step.objective <= best.objective + slack and self._halvings < _MAX_HALVINGS:
+            self._halvings += 1
+            self.point, stop = _rounded(best.w + (w - best.w) / 2, self._kind), False
+        else:
+            self._best, self._halvings = step, 0
+            self.point = _rounded(step.target, self._kind)
+            if self._arrived(step, problem):
+                self.result = Result(step.target, step, self.steps, True)
+        if self.result is None and (stop or len(self.steps) >= self.passes):
+            self._give_up()
+
+    def _arrived(self, step: Step, problem: Problem) -> bool:
+        still = len(self.steps) > 2 and all(
+            later > _STILL * earlier for earlier, later in pairwise(at for _, at in self.steps[-3:])
+        )
+        certain = step.error == 0 or (step.error <= self.tolerance and (still or not self._patient))
+        return certain or step.decrement <= self.tolerance or (still and problem.bend is None)
+
+    def _give_up(self) -> None:
+        best = self._best
+        assert best is not None
+        if self._halvings:  # no step is known to lead on from there
+            nowhere = replace(best.solution, direction=np.zeros(len(best.w)), target=best.w)
+            best = replace(best, target=best.w, error=np.inf, solution=nowhere)
+        self.result = Result(best.target, best, self.steps, False)
 
 
 def _rounded(w: Array, kind: np.dtype[np.floating[Any]]) -> Array:

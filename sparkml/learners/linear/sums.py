@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,13 @@ class Block:
     y: Array
     weight: Array | None = None
     offset: Array | None = None
+
+    def part(self, start: int, stop: int) -> Block:
+        at = slice(start, stop)
+        return Block(self.x[at], self.y[at], *(None if values is None else values[at] for values in (self.weight, self.offset)))
+
+
+Cut = tuple[int, int, int]  # first row, the row after the last, and the part that these rows are added to
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,18 @@ class Sums:
     gradient: Summand
     gram: Summand
 
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
     def packed(self) -> Summand:
         """Return all of it as one vector: of the symmetric matrix one half."""
         upper = self.gram[np.triu_indices(len(self.gradient))]
         return np.concatenate([[self.rows, self.weight, self.loss, self.pearson], self.gradient, upper])
+
+    @staticmethod
+    def numbers(size: int) -> int:
+        """Return how long the vector is."""
+        return 4 + size + size * (size + 1) // 2
 
     @classmethod
     def unpacked(cls, vector: Summand, size: int) -> Sums:
@@ -59,60 +75,63 @@ class Sums:
 
 
 class Adder:
-    """Adds blocks up at the coefficients `w` = (features..., intercept).
+    """Adds blocks up at the coefficients `w` = (features..., intercept), in `parts` that are kept apart.
 
     A block is worked on in its own precision, and what it adds up to is added in float64.
 
     Attributes
     ----------
-    margin
-        Of two classes: the least (2 y - 1) eta; above 0 the coefficients tell the classes apart without an error.
+    margins
+        Of two classes, one per part: the least (2 y - 1) eta; above 0 the coefficients tell the classes apart without an error.
     """
 
-    def __init__(self, family: Family, w: Summand) -> None:
+    def __init__(self, family: Family, w: Summand, parts: int = 1) -> None:
         self.family, self.w = family, w
-        self.margin = np.inf
-        self._numbers = np.zeros(4)
-        self._gradient, self._gram = np.zeros(len(w)), np.zeros((len(w), len(w)))
+        self.margins = np.full(parts, np.inf)
+        self._numbers = np.zeros((parts, 4))
+        self._gradient, self._gram = np.zeros((parts, len(w))), np.zeros((parts, len(w), len(w)))
         self._scaled = np.empty((0, len(w) - 1))
 
-    def take(self, block: Block) -> None:
+    def take(self, block: Block, cuts: Sequence[Cut] = ()) -> None:
+        """Add the block to the first part, or the rows of each cut to its own."""
         x, own, kind, family = block.x, block.weight, block.x.dtype, self.family
         eta = x @ self.w[:-1].astype(kind)
         eta += kind.type(self.w[-1])
         if block.offset is not None:
             eta += block.offset
         losses, slope, curvature = family.evaluate(eta, block.y)
-        pearson = 0.0
+        chi = None
         if family.dispersion is None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 chi = np.square(slope) / curvature
-            pearson = float(chi.sum(dtype=np.float64) if own is None else chi @ own)
-        if family.separable:
-            self.margin = min(self.margin, _margin(block, eta))
+        margins = _margins(block, eta) if family.separable else None
         if own is not None:
-            slope, curvature, losses = slope * own, curvature * own, losses * own
-        self._gradient[:-1] += slope @ x
-        self._gradient[-1] += slope.sum(dtype=np.float64)
-        self._gram[-1, :-1] += curvature @ x
-        self._gram[-1, -1] += curvature.sum(dtype=np.float64)
+            slope, curvature, losses, chi = slope * own, curvature * own, losses * own, None if chi is None else chi * own
         if len(self._scaled) < len(x) or self._scaled.dtype != kind:
             self._scaled = np.empty(x.shape, kind)  # made anew for every block it would cost as much as the product
-        part = np.multiply(x, np.sqrt(curvature)[:, None], out=self._scaled[: len(x)])
-        self._gram[:-1, :-1] += part.T @ part
-        weight = len(x) if own is None else float(own.sum(dtype=np.float64))
-        self._numbers += [len(x), weight, losses.sum(dtype=np.float64), pearson]
+        scaled = np.multiply(x, np.sqrt(curvature)[:, None], out=self._scaled[: len(x)])
+        for start, stop, part in cuts or ((0, len(x), 0),):
+            rows = slice(start, stop)
+            gradient, gram, own_x = self._gradient[part], self._gram[part], scaled[rows]
+            gradient[:-1] += slope[rows] @ x[rows]
+            gradient[-1] += slope[rows].sum(dtype=np.float64)
+            gram[-1, :-1] += curvature[rows] @ x[rows]
+            gram[-1, -1] += curvature[rows].sum(dtype=np.float64)
+            gram[:-1, :-1] += own_x.T @ own_x
+            weight = stop - start if own is None else float(own[rows].sum(dtype=np.float64))
+            pearson = 0.0 if chi is None else float(chi[rows].sum(dtype=np.float64))
+            self._numbers[part] += [stop - start, weight, losses[rows].sum(dtype=np.float64), pearson]
+            if margins is not None:
+                self.margins[part] = min(self.margins[part], float(margins[rows].min(initial=np.inf)))
 
-    def sums(self) -> Sums:
-        gram = self._gram.copy()
+    def sums(self, part: int = 0) -> Sums:
+        gram = self._gram[part].copy()
         gram[:-1, -1] = gram[-1, :-1]
-        rows, weight, loss, pearson = self._numbers.tolist()
-        return Sums(rows, weight, loss, pearson, self._gradient, gram)
+        rows, weight, loss, pearson = self._numbers[part].tolist()
+        return Sums(rows, weight, loss, pearson, self._gradient[part], gram)
 
 
-def _margin(block: Block, eta: Array) -> float:
-    """Return the least (2 y - 1) eta of rows that weigh something; a share between 0 and 1 is on no side."""
-    margins = np.where((block.y > 0) & (block.y < 1), 0, 2 * block.y - 1) * eta
-    if block.weight is not None:
-        margins = margins[block.weight > 0]
-    return float(margins.min(initial=np.inf))
+def _margins(block: Block, eta: Array) -> Array:
+    """Return (2 y - 1) eta of each row, or infinity if it weighs nothing; a share between 0 and 1 is on no side."""
+    margins: Array = np.where((block.y > 0) & (block.y < 1), 0, 2 * block.y - 1) * eta
+    return margins if block.weight is None else np.where(block.weight > 0, margins, np.inf)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +13,14 @@ import statsmodels.api as sm
 from sklearn import linear_model
 
 from sparkml.errors import DataError, TrainingError
-from sparkml.learners.linear import job as jobs
+from sparkml.learners.linear import rows as row_sets
 from sparkml.learners.linear.families import Binomial, Family, Gaussian, Poisson
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import LinearJob, train_linear
 from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.quadratic import Penalty
 from sparkml.learners.linear.tree_sum import TreeSum, shares
-from tests.unit.learners.linear.test_job import Alone, publish, rows
+from tests.unit.learners.linear.test_job import Alone, answer_of, job_of, publish, rows
 from tests.unit.learners.linear.test_statistics import fit, with_intercept
 
 RANDOM = np.random.default_rng(17)
@@ -58,17 +57,17 @@ def together(job: LinearJob, size: int) -> tuple[bytes, list[Together]]:
 def test_float32_rows_that_are_not_kept_give_the_same_bits_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Family
 ) -> None:
-    monkeypatch.setattr(jobs, "_EXACT_NUMBERS", 0)
+    monkeypatch.setattr(row_sets, "_EXACT_NUMBERS", 0)
     x, y, weight = rows(20_000)
     url = publish(tmp_path, x + np.float32(50), y, weight)  # far enough to be centred in a buffer of its own
-    streamed = {together(LinearJob(url, "x", "y", family, weight="w", memory=1), size)[0] for size in (1, 2, 3)}
+    streamed = {together(job_of(url, family, weight="w", memory=1), size)[0] for size in (1, 2, 3)}
     assert len(streamed) == 1
 
 
 def test_a_rank_says_what_it_does_at_every_row_group(tmp_path: Path) -> None:
     """A pass may take longer than what counts as a stall."""
     x, y, weight = rows(20_000)
-    _, ranks = together(LinearJob(publish(tmp_path, x, y, weight), "x", "y", Binomial(), memory=1), 2)
+    _, ranks = together(job_of(publish(tmp_path, x, y, weight), Binomial(), memory=1), 2)
     for rank in ranks:
         data = [step for phase, step in rank.notes if phase == "data"]
         assert len(data) > 40 and data == sorted({*data}) and rank.notes[-1][0] == "step"
@@ -100,9 +99,7 @@ def test_shares_of_successes(tmp_path: Path) -> None:
 def test_two_classes_by_softmax_are_those_by_logit(tmp_path: Path) -> None:
     x, y, weight = rows(3000)
     url = publish(tmp_path, x, y, weight)
-    logit, softmax = (
-        np.array(json.loads(train_linear(Alone(), LinearJob(url, "x", "y", f)))["w"]) for f in (Binomial(), Multinomial(2))
-    )
+    logit, softmax = (np.array(answer_of(train_linear(Alone(), job_of(url, f)))["w"]) for f in (Binomial(), Multinomial(2)))
     np.testing.assert_allclose(softmax[1] - softmax[0], logit[0], atol=1e-6)
     np.testing.assert_allclose(softmax.sum(axis=0), 0, atol=1e-9)
 
@@ -133,7 +130,7 @@ def test_l1_of_several_classes_is_that_of_scikit_learn(tmp_path: Path) -> None:
     y = np.argmax(x[:, :3] + RANDOM.gumbel(size=(3000, 3)), axis=1).astype(float)
     url = publish(tmp_path, x, y, weight)
     penalty = Penalty(0.01, 1.0, standardised=False)
-    answer = json.loads(train_linear(Alone(), LinearJob(url, "x", "y", Multinomial(3), penalty, memory=1)))
+    answer = answer_of(train_linear(Alone(), job_of(url, Multinomial(3), penalty, memory=1)))
     theirs = linear_model.LogisticRegression(
         C=1 / 30, l1_ratio=1.0, penalty="elasticnet", solver="saga", tol=1e-10, max_iter=50_000
     )
@@ -174,7 +171,7 @@ def test_rows_that_weigh_nothing(tmp_path: Path) -> None:
 
 
 def test_labels_far_from_zero_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_EXACT_NUMBERS", 0)
+    monkeypatch.setattr(row_sets, "_EXACT_NUMBERS", 0)
     x = RANDOM.normal(size=(20_000, 2)).astype(np.float32)
     y = 1e6 + x @ [0.5, -1.0] + RANDOM.normal(size=20_000)
     w, summary, answer = fit(tmp_path / "gaussian", x, y, Gaussian())

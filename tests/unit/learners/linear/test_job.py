@@ -14,11 +14,13 @@ from sklearn import linear_model
 
 from sparkml.errors import DataError
 from sparkml.launch.processes import ProcessGang
-from sparkml.learners.linear import job as jobs
+from sparkml.learners.linear import passes
 from sparkml.learners.linear.families import Binomial
 from sparkml.learners.linear.job import LinearJob, train_linear
 from sparkml.learners.linear.multinomial import Multinomial
+from sparkml.learners.linear.passes import Task
 from sparkml.learners.linear.quadratic import Penalty
+from sparkml.learners.linear.rows import RowSource
 from sparkml.shards.schema import Column
 from sparkml.shards.writer import write_shard
 from sparkml.storage import Store
@@ -53,8 +55,19 @@ def publish(folder: Path, x: Any, y: Any, weight: Any) -> str:
     return store.url("set")
 
 
+def job_of(url: str, family: Any, penalty: Penalty | None = None, **more: Any) -> LinearJob:
+    """Return a job of one model."""
+    source = {name: more.pop(name) for name in ("weight", "offset", "memory") if name in more}
+    return LinearJob(RowSource(url, "x", ("y",), **source), (family,), (Task(penalty or Penalty()),), **more)
+
+
+def answer_of(body: bytes) -> dict[str, Any]:
+    (answer,) = json.loads(body)["fits"]
+    return answer  # type: ignore[no-any-return]
+
+
 def run(url: str, size: int, **more: Any) -> bytes:
-    job = LinearJob(url, "x", "y", **{"family": Binomial(), "weight": "w", "penalty": Penalty(0.001), **more})
+    job = job_of(url, **{"family": Binomial(), "weight": "w", "penalty": Penalty(0.001), **more})
     answers = ProcessGang(pin=False).run(partial(train_linear, job=job), size)
     assert len({*answers}) == 1, "every rank has the same answer"
     return answers[0]
@@ -65,7 +78,7 @@ def test_the_optimum_of_all_rows_and_the_same_bits_on_any_number_of_ranks(tmp_pa
     url = publish(tmp_path, x, y, weight)
     answers = {run(url, size, tolerance=1e-5) for size in (1, 2, 3)}
     assert len(answers) == 1
-    answer = json.loads(answers.pop())
+    answer = answer_of(answers.pop())
     assert answer["converged"] and answer["rows"] == len(x) and answer["weight"] == weight.sum()
     deviation = np.sqrt(np.cov(x.T, aweights=weight).diagonal())
     exact = linear_model.LogisticRegression(C=1 / (0.001 * weight.sum()), tol=1e-12, solver="newton-cholesky").fit(
@@ -75,10 +88,10 @@ def test_the_optimum_of_all_rows_and_the_same_bits_on_any_number_of_ranks(tmp_pa
 
 
 def test_it_starts_on_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_SAMPLE_ROWS", 500)
-    monkeypatch.setattr(jobs, "_GROWTH", 2)
+    monkeypatch.setattr(passes, "_SAMPLE_ROWS", 500)
+    monkeypatch.setattr(passes, "_GROWTH", 2)
     url = publish(tmp_path, *rows(60_000))
-    answer = json.loads(jobs.train_linear(Alone(), LinearJob(url, "x", "y", Binomial(), memory=4 << 20)))
+    answer = answer_of(train_linear(Alone(), job_of(url, Binomial(), memory=4 << 20)))
     assert list(answer["decrements"]) == ["1000 rows", "2000 rows", "3000 rows", "6000 rows", "all rows"]
     assert answer["passes"] <= 3 and answer["error"] < 1e-6
 
@@ -100,7 +113,7 @@ def test_several_classes_are_those_of_scikit_learn(tmp_path: Path, strength: flo
     url = publish(tmp_path, x, y, weight)
     answers = {run(url, size, family=Multinomial(4), penalty=Penalty(strength, standardised=False)) for size in (1, 3)}
     assert len(answers) == 1
-    answer = json.loads(answers.pop())
+    answer = answer_of(answers.pop())
     assert answer["converged"] and 0 < answer["error"] < 1e-6
     theirs = linear_model.LogisticRegression(C=1 / (strength * weight.sum()) if strength else np.inf, tol=1e-10, max_iter=10_000)
     theirs.fit(x.astype(np.float64), y, weight)

@@ -11,7 +11,7 @@ from sklearn import linear_model
 
 from sparkml.learners.linear.facts import Looker
 from sparkml.learners.linear.families import Binomial, Family, Gamma, Gaussian, Poisson
-from sparkml.learners.linear.newton import Problem, Result, minimise
+from sparkml.learners.linear.newton import Descent, Problem, Result
 from sparkml.learners.linear.quadratic import Penalty
 from sparkml.learners.linear.sums import Adder, Block, Sums
 from sparkml.learners.linear.tree_sum import TreeSum, shares
@@ -54,7 +54,10 @@ def solved(x: Any, y: Any, family: Family, penalty: Penalty, weight: Any = None,
             adder.take(block)
         return adder.sums(), problem
 
-    return minimise(evaluate, np.zeros(x.shape[1] + 1), tolerance=tolerance, passes=50, told=lambda _: False)
+    descent = Descent(np.zeros(x.shape[1] + 1), tolerance=tolerance, passes=50)
+    while descent.result is None:
+        descent.take(*evaluate(descent.point))
+    return descent.result
 
 
 def fitted(*given: Any, **more: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import statsmodels.api as sm
 from sparkml.estimators.linear_summary import LinearSummary
 from sparkml.learners.linear.families import Binomial, Gaussian
 from sparkml.learners.linear.glm import family_of
-from sparkml.learners.linear.job import LinearJob, train_linear
-from tests.unit.learners.linear.test_job import Alone, publish, rows
+from sparkml.learners.linear.job import train_linear
+from tests.unit.learners.linear.test_job import Alone, answer_of, job_of, publish, rows
 
 LONGLEY = {  # NIST, Statistical Reference Datasets: the intercept last; certified values and standard deviations
     "values": [
@@ -41,8 +40,8 @@ LONGLEY = {  # NIST, Statistical Reference Datasets: the intercept last; certifi
 def fit(folder: Path, x: Any, y: Any, family: Any, weight: Any = None, **more: Any) -> tuple[Any, LinearSummary, dict[str, Any]]:
     ones = np.ones(len(y), np.float32)
     url = publish(folder, np.ascontiguousarray(x), np.asarray(y, np.float64), ones if weight is None else weight)
-    job = LinearJob(url, "x", "y", family, weight=None if weight is None else "w", **{"tolerance": 1e-9, **more})
-    answer = json.loads(train_linear(Alone(), job))
+    job = job_of(url, family, weight=None if weight is None else "w", **{"tolerance": 1e-9, **more})
+    answer = answer_of(train_linear(Alone(), job))
     w = np.array(answer["w"])
     return w[0], LinearSummary(w[:, :-1], w[:, -1], [], answer), answer
 
@@ -101,7 +100,7 @@ def test_p_values_of_least_squares_are_those_of_statsmodels(tmp_path: Path) -> N
 
 
 def test_rows_in_float32_agree_to_four_digits_however_far_from_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparkml.learners.linear.job._EXACT_NUMBERS", 0)
+    monkeypatch.setattr("sparkml.learners.linear.rows._EXACT_NUMBERS", 0)
     x, y, _ = rows(20_000)
     far = (x + 300).astype(np.float32)
     w, summary, answer = fit(tmp_path, far, y, Binomial(), tolerance=1e-6)

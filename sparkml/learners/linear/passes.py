@@ -1,0 +1,346 @@
+"""`SharedPasses`: many models fitted at once, each pass over the rows adding up what all of them ask for.
+
+A pass costs reading and, for each point, the products at it. Models that differ in their penalty, their label or the fold they
+leave out have points of their own; those that stand at the same point share it. Sums are kept apart by fold: what is left out of
+a model is left out of its sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparkml.errors import ConfigError, DataError
+from sparkml.launch.worker import Worker
+from sparkml.learners.linear.facts import Facts, Looker, Scaling
+from sparkml.learners.linear.families import Family, Gaussian
+from sparkml.learners.linear.multinomial import Multinomial, MultinomialAdder
+from sparkml.learners.linear.newton import Descent, Problem
+from sparkml.learners.linear.quadratic import Penalty
+from sparkml.learners.linear.rows import RankRows, Rows, RowSource
+from sparkml.learners.linear.sums import Adder, Block, Sums
+from sparkml.learners.linear.tree_sum import Array
+
+_SAMPLE_ROWS = 1 << 16  # of the first sample at least; and for each coefficient:
+_ROWS_PER_COEFFICIENT = 100
+_GROWTH = 8
+_LARGEST_SAMPLE = 1 / 8  # of the rows: from there on all of them are read
+_SAMPLE_PASSES = 30
+_PRECISIONS = {"float64": 1e-15, "float32": 2e-9}  # of Gram matrices: their roundings average
+MOST_COEFFICIENTS = 4096  # their Gram matrix takes 128 MiB
+_MOST_NUMBERS = 1 << 22  # that one pass adds up: 32 MiB; further points have a pass of their own
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model: which label it is of, and how it is penalised."""
+
+    penalty: Penalty
+    label: int = 0
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing keeps its coefficients from infinity."""
+        return not (self.penalty.strength or self.penalty.bounded)
+
+
+@dataclass
+class Fit:
+    """A task under way, on all rows or (`out`) on those of all other folds."""
+
+    task: Task
+    descent: Descent
+    out: int | None = None
+    separated: bool = False
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Where sums are taken: of each fold by itself, or (`out`) of all rows but one fold's, or (`whole`) of all rows."""
+
+    label: int
+    w: bytes
+    folded: bool
+    out: int | None
+
+    def cuts(self, rows: Rows) -> list[tuple[int, int, int]]:
+        if self.folded:
+            return list(rows.cuts)
+        if self.out is None:
+            return []
+        return [(start, stop, 0) for start, stop, fold in rows.cuts if fold != self.out]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Sums at a point and the least margin, one for each part."""
+
+    sums: list[Sums]
+    margins: Array
+
+    def without(self, out: int | None) -> tuple[Sums, float]:
+        parts = [part for part in range(len(self.sums)) if part != out or len(self.sums) == 1]
+        return functools.reduce(operator.add, [self.sums[part] for part in parts]), float(self.margins[parts].min())
+
+
+class NothingWeighsError(DataError):
+    """All of some rows have a weight of 0."""
+
+
+class SharedPasses:
+    """The fits of one rank, and the same ones on every other.
+
+    Parameters
+    ----------
+    families
+        One for each label of the source.
+    """
+
+    def __init__(
+        self, worker: Worker, source: RowSource, families: Sequence[Family | Multinomial], tasks: Sequence[Task]
+    ) -> None:
+        self.worker, self.families, self.tasks = worker, families, tasks
+        self.rows = RankRows(worker, source)
+        most = max(self.size(task.label) for task in tasks)
+        if most > MOST_COEFFICIENTS:
+            raise ConfigError(
+                f"{most} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}", hint="hash or select features"
+            )
+        if source.folds > 1 and source.folds * Sums.numbers(most) > _MOST_NUMBERS:
+            raise ConfigError(
+                f"{most} coefficients and {source.folds} folds are too many for shared passes",
+                hint="take fewer folds, or pyspark.ml's CrossValidator, which fits one after another",
+            )
+        self.rows.deal(Sums.numbers(most))
+        self.steps = 0
+        self._facts: dict[tuple[int | None, int], list[Facts]] = {}
+
+    def outputs(self, label: int) -> int:
+        family = self.families[label]
+        return family.classes if isinstance(family, Multinomial) else 1
+
+    def size(self, label: int) -> int:
+        """Return the number of coefficients."""
+        return self.outputs(label) * (self.rows.features + 1)
+
+    # --- samples ---
+
+    def samples(self) -> Iterator[int]:
+        """Yield how many of the row groups in random order each sample has, the smallest first."""
+        rows = max(_SAMPLE_ROWS, _ROWS_PER_COEFFICIENT * max(self.size(task.label) for task in self.tasks))
+        most = min(_LARGEST_SAMPLE * self.rows.rows_of(None), self.rows.source.memory / self.rows.row_bytes)
+        before = 0
+        while rows <= most:
+            count = self.rows.groups_with(rows)
+            if count > before and self.rows.rows_of(count) <= 2 * most:
+                yield (before := count)
+            rows *= _GROWTH
+
+    def precision(self, count: int | None, label: int) -> float:
+        """Return the distance below which a sample's optimum is no nearer to that of all there could be: a tenth of its error."""
+        return 0.1 * float(np.sqrt(self.size(label) / self.rows.rows_of(count)))
+
+    def start(self) -> list[Array]:
+        """Look at some rows, decide on the scaling of the features, and return coefficients to start from, of each task."""
+        centred = {task.penalty.centred for task in self.tasks}
+        if len(centred) > 1:
+            raise ValueError("models with and without an intercept cannot share passes")
+        facts = None
+        for count in (self.rows.groups_with(_SAMPLE_ROWS), len(self.rows.groups)):
+            facts = self._looked_at(count)
+            if facts[0].weight > 0:
+                break
+        else:
+            raise DataError(f"column {self.rows.source.weight!r}: every row has a weight of 0")
+        exact = self.rows.kind == np.float64
+        centers = np.zeros(len(facts))
+        if centred == {True} and not exact:  # so that float32 keeps what labels differ by
+            squares = [isinstance(family, Gaussian) for family in self.families]
+            centers = np.array([own.label / own.weight if square else 0.0 for own, square in zip(facts, squares, strict=True)])
+        self.rows.scale(Scaling.of(facts[0], center=centred == {True}, always=exact), centers)
+        found = []
+        for task in self.tasks:
+            w, family = np.zeros(self.size(task.label)), self.families[task.label]
+            if task.penalty.intercept and not isinstance(family, Multinomial):
+                own = facts[task.label]
+                w[-1] = family.start(own.label / own.weight - centers[task.label])
+            found.append(w)
+        return found
+
+    def sampled(self, starts: Sequence[Array]) -> tuple[list[Array], list[dict[str, list[float]]]]:
+        """Fit samples, each from where the last one ended. Return the optima, and the decrements by size of the sample."""
+        found, history = list(starts), [{} for _ in starts]  # type: tuple[list[Array], list[dict[str, list[float]]]]
+        for count in self.samples():
+            fits = [
+                Fit(task, self.descent(w, self.precision(count, task.label), _SAMPLE_PASSES))
+                for task, w in zip(self.tasks, found, strict=True)
+            ]
+            with contextlib.suppress(NothingWeighsError):
+                self.drive(count, fits)
+            for at, result in enumerate(fit.descent.result for fit in fits):
+                if result is not None:
+                    found[at] = result.w
+                    history[at][f"{self.rows.rows_of(count)} rows"] = [decrement for _, decrement in result.steps]
+        return found, history
+
+    def descent(
+        self, w: Array, tolerance: float, passes: int, *, patient: bool | None = None, instead: Array | None = None
+    ) -> Descent:
+        patient = self.rows.all_fit if patient is None else patient
+        return Descent(w, tolerance=tolerance, passes=passes, patient=patient, kind=self.rows.kind, instead=instead)
+
+    # --- passes ---
+
+    def drive(self, count: int | None, fits: Sequence[Fit]) -> None:
+        """Make passes over a set of row groups until every fit has its result."""
+        while active := [fit for fit in fits if fit.descent.result is None]:
+            points = [self._point(fit) for fit in active]
+            found = self.evaluated(count, list(dict.fromkeys(points)))
+            for fit, point in zip(active, points, strict=True):
+                self.hand(count, fit, found[point])
+            self._report(count, active)
+
+    def shared(self, fits: Sequence[Fit], folds: Sequence[Sequence[Fit]]) -> None:
+        """Drive fits on all rows, and let `folds` (of each fit those that leave one fold out) step from the same points.
+
+        A fold's optimum is so near to that of all rows that mostly no pass at a point of its own is needed.
+        """
+        while active := [number for number, fit in enumerate(fits) if fit.descent.result is None]:
+            points = {number: self._point(fits[number], folded=True) for number in active}
+            found = self.evaluated(None, list(dict.fromkeys(points.values())))
+            for number in active:
+                fit = fits[number]
+                for fold in folds[number]:
+                    if fold.descent.result is None:
+                        fold.descent = self.descent(fit.descent.point, fold.descent.tolerance, fold.descent.passes, patient=False)
+                        self.hand(None, fold, found[points[number]])
+                self.hand(None, fit, found[points[number]])
+            self._report(None, [fits[number] for number in active])
+        self.drive(None, [fold for several in folds for fold in several])
+
+    def hand(self, count: int | None, fit: Fit, found: _Found) -> None:
+        """Give a fit what was found at its point."""
+        sums, margin = found.without(fit.out)
+        problem = self.problem(fit.task, count, fit.out)
+        fit.separated = fit.task.free and self.families[fit.task.label].separable and margin > 0
+        fit.descent.take(sums, problem, stop=fit.separated)
+
+    def _report(self, count: int | None, active: Sequence[Fit]) -> None:
+        self.steps += 1
+        self.rows.steps = self.steps
+        if self.worker.rank == 0:
+            rows: dict[str, Any] = {"step": self.steps, "rows": self.rows.rows_of(count)}
+            objective, decrement = active[0].descent.steps[-1] if active[0].descent.steps else (np.nan, np.nan)
+            models = {"models": len(active)} if len(active) > 1 else {}
+            self.worker.report({**rows, **models, "objective": objective, "decrement": decrement})
+
+    def _point(self, fit: Fit, folded: bool = False) -> _Point:
+        return _Point(fit.task.label, fit.descent.point.tobytes(), folded, fit.out)
+
+    def facts(self, count: int | None, label: int, out: int | None = None) -> Facts:
+        """Return the facts of the rows but one fold's. Raises `DataError` where nothing can be learnt from them."""
+        parts = self._facts[count, label]
+        facts = functools.reduce(operator.add, [part for fold, part in enumerate(parts) if fold != out])
+        weight, name = self.rows.source.weight, self.rows.source.labels[label]
+        where = "" if out is None else f" outside of fold {out}"
+        if not facts.weight > 0:
+            what = f"column {weight!r}: every row{where} has a weight of 0" if weight else f"there are no rows{where}"
+            raise NothingWeighsError(what)
+        mean = facts.label / facts.weight + self.rows.centers[label]
+        if count is None and (wrong := self.families[label].check_labels(mean, facts.label_variance)):
+            raise DataError(f"column {name!r}{where}: {wrong}", hint="there is nothing to learn from such labels")
+        return facts
+
+    def fold_weights(self, label: int) -> Array:
+        return np.array([part.weight for part in self._facts[None, label]])
+
+    def problem(self, task: Task, count: int | None, out: int | None = None) -> Problem:
+        facts, outputs = self.facts(count, task.label, out), self.outputs(task.label)
+        reach = np.append(np.maximum(np.abs(facts.least), np.abs(facts.most)), 1.0)
+        terms = task.penalty.on(facts, self.rows.scaling, outputs)
+        bend, precision = self.families[task.label].bend, _PRECISIONS[self.rows.kind.name]
+        return Problem(terms, reach, bend, precision, outputs)
+
+    def evaluated(self, count: int | None, points: Sequence[_Point]) -> dict[_Point, _Found]:
+        """Return the sums at points; the first pass over a set of rows finds its facts, too."""
+        found: dict[_Point, _Found] = {}
+        some: list[_Point] = []
+        numbers = 0
+        for point in points:
+            more = self._parts(point) * Sums.numbers(self.size(point.label))
+            if some and numbers + more > _MOST_NUMBERS:
+                found.update(self._evaluated(count, some))
+                some, numbers = [], 0
+            some.append(point)
+            numbers += more
+        return {**found, **self._evaluated(count, some)}
+
+    def _parts(self, point: _Point) -> int:
+        return self.rows.source.folds if point.folded else 1
+
+    def _evaluated(self, count: int | None, points: Sequence[_Point]) -> dict[_Point, _Found]:
+        new = [label for label in dict.fromkeys(point.label for point in points) if (count, label) not in self._facts]
+        folds = self.rows.source.folds
+
+        def add(several: Iterator[Rows]) -> tuple[Array, Array]:
+            lookers = {label: [Looker(self.families[label], self.rows.features, label) for _ in range(folds)] for label in new}
+            adders = {point: self._adder(point) for point in points}
+            for rows in several:
+                for label, own in lookers.items():
+                    block = rows.of(label)
+                    for start, stop, fold in rows.cuts or ((0, len(rows.x), 0),):
+                        own[fold].take(block.part(start, stop) if rows.cuts else block)
+                for point, adder in adders.items():
+                    cuts = point.cuts(rows)
+                    if cuts or point.out is None:
+                        adder.take(rows.of(point.label), cuts)
+            looked = [looker.facts().packed() for own in lookers.values() for looker in own]
+            sums = [adder.sums(part).packed() for adder in adders.values() for part in range(len(adder.margins))]
+            return (
+                np.concatenate([*(sums for sums, _ in looked), *sums]),
+                np.concatenate([*(extremes for _, extremes in looked), *(adder.margins for adder in adders.values())]),
+            )
+
+        total, least = self.rows.added_up(count, add)
+        for label in new:
+            self._facts[count, label] = []
+            for _ in range(folds):
+                looked, total = np.split(total, [Facts.numbers(self.rows.features)])
+                extremes, least = np.split(least, [2 * self.rows.features])
+                self._facts[count, label].append(Facts.unpacked(looked, extremes))
+        found = {}
+        for point in points:
+            size, parts = self.size(point.label), self._parts(point)
+            own, total = np.split(total, [parts * Sums.numbers(size)])
+            margins, least = np.split(least, [parts])
+            found[point] = _Found([Sums.unpacked(part, size) for part in own.reshape(parts, -1)], margins)
+        return found
+
+    def _adder(self, point: _Point) -> Adder | MultinomialAdder:
+        family, w = self.families[point.label], np.frombuffer(point.w)
+        if isinstance(family, Multinomial):
+            return MultinomialAdder(family, w, self._parts(point))
+        return Adder(family, w, self._parts(point))
+
+    def _looked_at(self, count: int) -> list[Facts]:
+        """Return the facts of some rows for each label, their features in float64: nothing is known of their scale yet."""
+
+        def look(several: Iterator[Rows]) -> tuple[Array, Array]:
+            lookers = [Looker(family, self.rows.features, label) for label, family in enumerate(self.families)]
+            for rows in several:
+                for label, looker in enumerate(lookers):
+                    b = rows.of(label)
+                    parts = (None if part is None else part.astype(np.float64) for part in (b.x, b.y, b.weight, b.offset))
+                    looker.take(Block(*parts))  # type: ignore[arg-type]
+            packed = [looker.facts().packed() for looker in lookers]
+            return np.concatenate([sums for sums, _ in packed]), np.concatenate([extremes for _, extremes in packed])
+
+        sums, extremes = self.rows.added_up(count, look)
+        many = len(self.families)
+        return [Facts.unpacked(*both) for both in zip(np.split(sums, many), np.split(extremes, many), strict=True)]

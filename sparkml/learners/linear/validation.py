@@ -1,0 +1,78 @@
+"""K-fold cross-validation of many models in shared passes: fits without each fold, judged on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparkml.errors import DataError
+from sparkml.learners.linear.metrics import Metric, Totals
+from sparkml.learners.linear.passes import Fit, SharedPasses
+from sparkml.learners.linear.rows import Rows
+from sparkml.learners.linear.tree_sum import Array
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What folds said: `metrics` and `errors` (how far fits may be from their optima) are (tasks, folds)."""
+
+    metrics: Totals
+    errors: Totals
+    larger_is_better: bool
+
+    @property
+    def best(self) -> int:
+        """The task with the best mean, the first of equals; one whose metric is not defined is never the best."""
+        mean = self.metrics.mean(axis=1) * (1 if self.larger_is_better else -1)
+        return int(np.argmax(np.where(np.isnan(mean), -np.inf, mean)))
+
+
+def cross_validated(passes: SharedPasses, starts: Sequence[Array], metric: Metric, limit: int) -> tuple[list[Fit], Validated]:
+    """Fit every task to all rows and without each fold, from `starts` on, and judge the latter; all of one label.
+
+    All fits end at a tenth of what chance does to their coefficients: nearer optima would be judged the same.
+    """
+    folds = passes.rows.source.folds
+    (label,) = {task.label for task in passes.tasks}
+    tolerance = passes.precision(None, label)
+    whole = [Fit(task, passes.descent(w, tolerance, limit, patient=False)) for task, w in zip(passes.tasks, starts, strict=True)]
+    apart = [
+        [Fit(fit.task, passes.descent(fit.descent.point, tolerance, limit, patient=False), out) for out in range(folds)]
+        for fit in whole
+    ]
+    passes.shared(whole, apart)
+    found = [[fold.descent.result for fold in several] for several in apart]
+    errors = np.array([[np.nan if result is None else result.last.error for result in several] for several in found])
+    w = np.array([[result.w for result in several if result is not None] for several in found])  # (tasks, folds, size)
+    totals = _judged(passes, w, label, metric)
+    metrics = np.array([[metric.value(own) for own in several] for several in totals])
+    return whole, Validated(metrics, errors, metric.larger_is_better)
+
+
+def _judged(passes: SharedPasses, w: Array, label: int, metric: Metric) -> Totals:
+    """Return what the metric adds up, (tasks, folds, numbers), for coefficients of shape (tasks, folds, size)."""
+    family, outputs, kind = passes.families[label], passes.outputs(label), passes.rows.kind
+    tasks, folds, numbers = len(w), w.shape[1], metric.numbers(family)
+    each = w.reshape(tasks, folds, outputs, -1).astype(kind)
+
+    def add(several: Iterator[Rows]) -> tuple[Totals, Totals]:
+        total = np.zeros((tasks, folds, numbers))
+        for rows in several:
+            block = rows.of(label)
+            for start, stop, fold in rows.cuts:
+                part = block.part(start, stop)
+                eta = np.tensordot(each[:, fold, :, :-1], part.x, (2, 1)) + each[:, fold, :, -1:]  # (tasks, outputs, rows)
+                if part.offset is not None:
+                    eta += part.offset
+                weight = np.ones(stop - start, kind) if part.weight is None else part.weight
+                eta = eta[:, 0] if outputs == 1 else eta.transpose(0, 2, 1)
+                total[:, fold] += metric.sums(family, eta, part.y, weight)
+        return total.ravel(), np.empty(0)
+
+    total, _ = passes.rows.added_up(None, add)
+    found = total.reshape(tasks, folds, numbers)
+    if not (weighs := passes.fold_weights(label) > 0).all():
+        raise DataError(f"fold {int(np.flatnonzero(~weighs)[0])} has no rows to judge on", hint="take fewer folds")
+    return found
