@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "CrossValidator": "sparkml.estimators.tuning",
     "GeneralizedLinearRegression": "sparkml.estimators.linear",
     "GeneralizedLinearRegressionModel": "sparkml.estimators.linear_model",
     "KerasClassifier": "sparkml.estimators.keras",
@@ -24,6 +25,7 @@ _PUBLIC = {
     "TorchRegressionModel": "sparkml.estimators.torch_model",
 }
 __all__ = [
+    "CrossValidator",
     "GeneralizedLinearRegression",
     "GeneralizedLinearRegressionModel",
     "KerasClassificationModel",

@@ -12,12 +12,14 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import DenseMatrix, DenseVector
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import (
+    HasElasticNetParam,
     HasFeaturesCol,
     HasFitIntercept,
     HasLabelCol,
     HasPredictionCol,
     HasProbabilityCol,
     HasRawPredictionCol,
+    HasRegParam,
     HasThreshold,
 )
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
@@ -78,7 +80,7 @@ class GlmParams(Params):
         return family_of(name, chosen("link"), chosen("variancePower"), power)
 
 
-class LinearModel(Model, LinearColumns, HasFitIntercept, MLWritable, MLReadable[Any]):
+class LinearModel(Model, LinearColumns, HasFitIntercept, HasRegParam, HasElasticNetParam, MLWritable, MLReadable[Any]):
     """Coefficients, an intercept, and how they were found.
 
     Attributes

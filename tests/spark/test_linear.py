@@ -36,7 +36,7 @@ from sparkml.storage import Store
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "how-to" / "linear-models.md").read_text(encoding="utf-8")
-SCRIPT = re.findall(r"<!-- file: my_linear.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)[0]
+SCRIPTS = dict(re.findall(r"<!-- file: (\w+).py -->\n```python\n(.*?)```", PAGE, re.DOTALL))
 NAMES = [f"x{number}" for number in range(4)]
 
 
@@ -297,14 +297,15 @@ def test_a_threshold_moves_predictions_and_sql_alike(rows: DataFrame) -> None:
         _ = model.summary.pValues
 
 
-def test_the_script_of_the_page_runs_as_it_stands_there(tmp_path: Path) -> None:
-    (tmp_path / "my_linear.py").write_text(SCRIPT, encoding="utf-8")
+@pytest.mark.parametrize(("name", "said"), [("my_linear", "passes over all rows"), ("my_search", "best: ")])
+def test_the_scripts_of_the_page_run_as_they_stand_there(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "my_linear.py").write_text(SCRIPTS[name], encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "my_linear.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "(intercept)" in done.stdout and "passes over all rows" in done.stdout
+    assert said in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my_linear.py"]
 
 

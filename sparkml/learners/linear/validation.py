@@ -32,17 +32,19 @@ class Validated:
 def cross_validated(passes: SharedPasses, starts: Sequence[Array], metric: Metric, limit: int) -> tuple[list[Fit], Validated]:
     """Fit every task to all rows and without each fold, from `starts` on, and judge the latter; all of one label.
 
-    All fits end at a tenth of what chance does to their coefficients: nearer optima would be judged the same.
+    All fits end within a hundredth of what chance does to their coefficients: nearer optima would be judged the same.
     """
     folds = passes.rows.source.folds
     (label,) = {task.label for task in passes.tasks}
-    tolerance = passes.precision(None, label)
+    tolerance = passes.precision(None, label) / 10
     whole = [Fit(task, passes.descent(w, tolerance, limit, patient=False)) for task, w in zip(passes.tasks, starts, strict=True)]
     apart = [
         [Fit(fit.task, passes.descent(fit.descent.point, tolerance, limit, patient=False), out) for out in range(folds)]
         for fit in whole
     ]
     passes.shared(whole, apart)
+    if not (weighs := passes.fold_weights(label) > 0).all():
+        raise DataError(f"fold {int(np.flatnonzero(~weighs)[0])} has no rows to judge on", hint="take fewer folds")
     found = [[fold.descent.result for fold in several] for several in apart]
     errors = np.array([[np.nan if result is None else result.last.error for result in several] for several in found])
     w = np.array([[result.w for result in several if result is not None] for several in found])  # (tasks, folds, size)
@@ -69,10 +71,7 @@ def _judged(passes: SharedPasses, w: Array, label: int, metric: Metric) -> Total
                 weight = np.ones(stop - start, kind) if part.weight is None else part.weight
                 eta = eta[:, 0] if outputs == 1 else eta.transpose(0, 2, 1)
                 total[:, fold] += metric.sums(family, eta, part.y, weight)
-        return total.ravel(), np.empty(0)
+        return total.ravel(), np.zeros(1)
 
     total, _ = passes.rows.added_up(None, add)
-    found = total.reshape(tasks, folds, numbers)
-    if not (weighs := passes.fold_weights(label) > 0).all():
-        raise DataError(f"fold {int(np.flatnonzero(~weighs)[0])} has no rows to judge on", hint="take fewer folds")
-    return found
+    return total.reshape(tasks, folds, numbers)
