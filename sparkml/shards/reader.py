@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
+import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -158,9 +160,15 @@ class ShardReader:
             yield batch
 
     def by_group(self) -> Iterator[tuple[RowGroup, Iterator[Arrays]]]:
-        """Yield each row group with its rows in order, in blocks that do not depend on what else is read."""
+        """Yield each row group with its rows in order, in blocks that do not depend on what else is read.
+
+        The next one is asked of the disk meanwhile.
+        """
+        following = iter(self._groups[1:])
         for file, groups in self._opened(self._groups):
             for group in groups:
+                if (ahead := next(following, None)) and self._local:
+                    self._ask_for(ahead)
                 yield (
                     group,
                     (
@@ -246,6 +254,16 @@ class ShardReader:
             for group in groups:
                 self._copies.forget(group)
             raise
+
+    def _ask_for(self, group: RowGroup) -> None:
+        """Have the kernel read a local row group into its cache; whatever goes wrong is for the reading itself to say."""
+        with contextlib.suppress(OSError, IndexError, pa.ArrowException), open(self._store.at(group.path), "rb") as file:
+            chunks = pq.read_metadata(file).row_group(group.index)
+            for at in range(chunks.num_columns):
+                chunk = chunks.column(at)
+                if chunk.path_in_schema in self._names:
+                    start = chunk.dictionary_page_offset or chunk.data_page_offset
+                    os.posix_fadvise(file.fileno(), start, chunk.total_compressed_size, os.POSIX_FADV_WILLNEED)
 
     def _opened(self, groups: list[RowGroup], *, joined: bool = False) -> Iterator[tuple[pq.ParquetFile, list[RowGroup]]]:
         """Yield the file of each group; `joined`: local files once for all groups that follow one another there."""
