@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -16,28 +17,65 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 class LinearSummary:
     """What the fit found out besides the coefficients. Arrays have the coefficients in order, then the intercept (if fitted).
 
-    A model of several classes has none of the statistics of single coefficients.
+    Of several classes arrays are (classes, features + 1). Coefficients of classes are known up to what all have in common: these
+    are the ones that add up to 0 over the classes. `against` compares them with one class.
 
     Tests are Wald's: of the normal distribution where the family knows its dispersion (binomial, poisson), else of Student's.
     """
 
     def __init__(self, coefficients: Array, intercepts: Array | None, names: list[str], history: dict[str, Any]) -> None:
-        self._values = coefficients[0] if intercepts is None else np.append(coefficients[0], intercepts[0])
+        each = coefficients if intercepts is None else np.column_stack([coefficients, intercepts])
         features = names or [f"features[{at}]" for at in range(coefficients.shape[1])]
         self._names = features if intercepts is None else [*features, "(intercept)"]
-        self._classes, self._found = len(coefficients), history
+        self._classes, self._classes_are = list(range(len(each))), "class"
+        self._values: Array = each if len(each) > 1 else each[0]
+        self._found = history
+        self._errors = history.get("standard_errors")
+
+    def against(self, reference: int) -> LinearSummary:
+        """Return what the other classes have more than class `reference`: the logarithms of odds, as R's ``multinom`` has them.
+
+        Arrays are (classes - 1, features + 1).
+
+        Raises
+        ------
+        ConfigError
+            There is one linear predictor, or no such class, or no standard errors.
+        """
+        if self._values.ndim == 1 or self._classes_are != "class":
+            raise ConfigError("there are no classes to compare: these coefficients are those of a difference already")
+        if reference not in self._classes:
+            raise ConfigError(f"against({reference}): the classes are 0 to {self._classes[-1]}")
+        _ = self.coefficientStandardErrors  # says why there are none
+        if "class_covariances" not in self._found:
+            raise ConfigError(f"{len(self._classes)} classes are too many to keep the covariances of their coefficients")
+        between = np.array(self._found["class_covariances"], dtype=float)[: self._values.shape[1]]
+        variances = between.diagonal(axis1=1, axis2=2).T
+        others = [number for number in self._classes if number != reference]
+        errors = np.sqrt(np.maximum(0.0, variances + variances[reference] - 2 * between[:, reference].T))
+        made = copy(self)
+        made._values, made._errors = (self._values - self._values[reference])[others], errors[others].tolist()
+        made._classes, made._classes_are = others, f"class against {reference}"
+        return made
+
+    @property
+    def coefficients(self) -> Array:
+        """Coefficients, then the intercept."""
+        return self._values.copy()
+
+    @property
+    def covarianceType(self) -> str:
+        """Which standard errors these are: nonrobust, HC0 or HC1."""
+        return str(self._found.get("covariance_type", "nonrobust"))
 
     @property
     def coefficientStandardErrors(self) -> Array:
         """NaN for features that are constant or depend on one another. Raises `ConfigError` after a fit with a penalty."""
-        errors = self._found["standard_errors"]
-        if self._classes > 1:
-            raise ConfigError("coefficients of several classes are known up to a common vector: they have no standard errors")
-        if errors is None and self._found["dispersion_known"] is None:
+        if self._errors is None and self._found["dispersion_known"] is None:
             raise ConfigError("a support vector machine has no likelihood, and no standard errors", hint="use LogisticRegression")
-        if errors is None:
+        if self._errors is None:
             raise ConfigError("a penalised fit has no standard errors", hint="fit with regParam = 0 and without bounds")
-        return np.array(errors[: len(self._values)], dtype=float)
+        return np.array(self._errors, dtype=float)[..., : self._values.shape[-1]]
 
     @property
     def tValues(self) -> Array:
@@ -56,7 +94,7 @@ class LinearSummary:
         return values
 
     def confidenceIntervals(self, level: float = 0.95) -> Array:
-        """Return (coefficients, 2): lower and upper ends. Raises `ConfigError` for a level that is not between 0 and 1."""
+        """Return lower and upper ends, (..., 2). Raises `ConfigError` for a level that is not between 0 and 1."""
         from scipy import stats
 
         if not 0 < level < 1:
@@ -64,7 +102,7 @@ class LinearSummary:
         errors, quantile = self.coefficientStandardErrors, (1 + level) / 2
         width = stats.norm.ppf(quantile) if self._known else stats.t.ppf(quantile, self.degreesOfFreedom)
         reach = width * errors
-        return np.column_stack([self._values - reach, self._values + reach])
+        return np.stack([self._values - reach, self._values + reach], axis=-1)
 
     @property
     def _known(self) -> bool:
@@ -72,7 +110,7 @@ class LinearSummary:
 
     @property
     def dispersion(self) -> float | None:
-        """1 for binomial and poisson, else Pearson's chi-square over the degrees of freedom; None of several classes."""
+        """1 for binomial, multinomial and poisson, else Pearson's chi-square over the degrees of freedom."""
         value = self._found["dispersion"]
         return None if value is None else float(value)
 
@@ -96,7 +134,7 @@ class LinearSummary:
 
     @property
     def degreesOfFreedom(self) -> float | None:
-        """Rows less the rank of the features (and the intercept); None of several classes."""
+        """Rows less the rank of the features (and the intercept); that times classes - 1 of several classes."""
         value = self._found["degrees_of_freedom"]
         return None if value is None else float(value)
 
@@ -121,17 +159,21 @@ class LinearSummary:
         return math.inf if value is None else float(value)
 
     def toPandas(self, level: float = 0.95) -> pd.DataFrame:
-        """Return the table of coefficients: one row each, with standard error, test and confidence interval."""
-        low, high = self.confidenceIntervals(level).T
+        """Return the table of coefficients: one row each, with standard error, test and confidence interval.
+
+        Of several classes the index is (class, feature). Robust standard errors say so in the name of their column.
+        """
+        kind = "" if self.covarianceType == "nonrobust" else f" ({self.covarianceType})"
         sign = "z" if self._known else "t"
-        return pd.DataFrame(
-            {
-                "coefficient": self._values,
-                "standard error": self.coefficientStandardErrors,
-                sign: self.tValues,
-                f"P>|{sign}|": self.pValues,
-                f"[{(1 - level) / 2:g}": low,
-                f"{(1 + level) / 2:g}]": high,
-            },
-            index=pd.Index(self._names, name="feature"),
-        )
+        columns = {
+            "coefficient": self._values,
+            f"standard error{kind}": self.coefficientStandardErrors,
+            sign: self.tValues,
+            f"P>|{sign}|": self.pValues,
+            f"[{(1 - level) / 2:g}": (ends := self.confidenceIntervals(level))[..., 0],
+            f"{(1 + level) / 2:g}]": ends[..., 1],
+        }
+        index = pd.Index(self._names, name="feature")
+        if self._values.ndim > 1:
+            index = pd.MultiIndex.from_product([self._classes, self._names], names=[self._classes_are, "feature"])
+        return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index)

@@ -35,6 +35,8 @@ class Facts:
         (features,): features and their squares.
     least, most
         (features,): smallest and largest values.
+    classes
+        (classes,): weight of the rows of each, of several; else (0,).
     """
 
     rows: float
@@ -49,6 +51,7 @@ class Facts:
     xx: Summand
     least: Summand
     most: Summand
+    classes: Summand
 
     def __add__(self, other: Facts) -> Facts:
         sums = {name: getattr(self, name) + getattr(other, name) for name in (*_NUMBERS, "x", "xx")}
@@ -57,7 +60,7 @@ class Facts:
     def packed(self) -> tuple[Summand, Summand]:
         """Return the sums as one vector, and as another what the minimum is taken of."""
         numbers = [getattr(self, name) for name in _NUMBERS]
-        return np.concatenate([numbers, self.x, self.xx]), np.concatenate([self.least, -self.most])
+        return np.concatenate([numbers, self.x, self.xx, self.classes]), np.concatenate([self.least, -self.most])
 
     @staticmethod
     def numbers(features: int) -> int:
@@ -66,9 +69,9 @@ class Facts:
 
     @classmethod
     def unpacked(cls, sums: Summand, extremes: Summand) -> Facts:
-        x, xx = np.split(sums[len(_NUMBERS) :], 2)
         least, most = np.split(extremes, 2)
-        return cls(**dict(zip(_NUMBERS, sums.tolist(), strict=False)), x=x, xx=xx, least=least, most=-most)
+        x, xx, classes = np.split(sums[len(_NUMBERS) :], [len(least), 2 * len(least)])
+        return cls(**dict(zip(_NUMBERS, sums.tolist(), strict=False)), x=x, xx=xx, least=least, most=-most, classes=classes)
 
     @property
     def mean(self) -> Summand:
@@ -107,6 +110,7 @@ class Looker:
         self._numbers = np.zeros(len(_NUMBERS))
         self._x, self._xx = np.zeros(features), np.zeros(features)
         self._least, self._most = np.full(features, np.inf), np.full(features, -np.inf)
+        self._classes = np.zeros(family.classes if isinstance(family, Multinomial) else 0)
 
     def take(self, block: Block) -> None:
         """Raise `WrongRowsError` for labels that the family does not allow, for weights below 0, and for what is not finite."""
@@ -123,13 +127,16 @@ class Looker:
         self._numbers += [
             len(x), wide.sum(), wide @ wide, wide @ y, wide @ np.square(y), wide @ perfect, wide @ constant, logs
         ]  # fmt: skip
+        if len(self._classes):
+            self._classes += np.bincount(block.y.astype(np.int64), wide, len(self._classes))
         self._x += one @ x
         self._xx += one @ np.square(x)
         self._least = np.minimum(self._least, _folded(np.minimum, x))
         self._most = np.maximum(self._most, _folded(np.maximum, x))
 
     def facts(self) -> Facts:
-        return Facts.unpacked(np.concatenate([self._numbers, self._x, self._xx]), np.concatenate([self._least, -self._most]))
+        sums = np.concatenate([self._numbers, self._x, self._xx, self._classes])
+        return Facts.unpacked(sums, np.concatenate([self._least, -self._most]))
 
     def _check_finite(self, block: Block) -> None:
         for role, values in (("label", block.y), ("weight", block.weight), ("offset", block.offset)):

@@ -124,6 +124,8 @@ class Solution:
         Which coefficients belong to features that depend on one another.
     exact
         The step is the minimum; coordinate descent may end before.
+    rank
+        Of the Hessian.
     """
 
     direction: Array
@@ -131,6 +133,7 @@ class Solution:
     inverse: Array
     dependent: np.ndarray[Any, np.dtype[np.bool_]]
     exact: bool = True
+    rank: int = 0
 
 
 def solve(w: Array, gradient: Array, hessian: Array, terms: Terms, precision: float) -> Solution:
@@ -156,7 +159,7 @@ def solve(w: Array, gradient: Array, hessian: Array, terms: Terms, precision: fl
         target[free] = w[free] - inverse[np.ix_(free, free)] @ slope
     else:
         target[free], exact = _descend(full, full @ w[free] - slope, terms, free, w[free])
-    return Solution(target - w, target, inverse, dependent, exact)
+    return Solution(target - w, target, inverse, dependent, exact, int(np.count_nonzero(keep)))
 
 
 def _descend(hessian: Array, linear: Array, terms: Terms, free: Any, w: Array) -> tuple[Array, bool]:
