@@ -43,6 +43,7 @@ from sparkml.estimators.linear_model import (
     LinearSVCModel,
     LogisticRegressionModel,
 )
+from sparkml.estimators.linear_params import HasBounds, HasCovarianceType
 from sparkml.estimators.ranks import OnRanks
 from sparkml.launch.gang import Report
 from sparkml.launch.options import GangOptions
@@ -68,23 +69,6 @@ class Folds:
     metric: Metric
     seed: int
     column: str | None = None
-
-
-class HasBounds(Params):
-    """Bounds of the coefficients, as MLlib's LogisticRegression has them, in lists or vectors."""
-
-    lowerBoundsOnCoefficients: Param[Any] = Param(
-        Params._dummy(), "lowerBoundsOnCoefficients", "one per feature", typeConverter=TypeConverters.toListFloat
-    )
-    upperBoundsOnCoefficients: Param[Any] = Param(
-        Params._dummy(), "upperBoundsOnCoefficients", "one per feature", typeConverter=TypeConverters.toListFloat
-    )
-    lowerBoundOnIntercept: Param[Any] = Param(
-        Params._dummy(), "lowerBoundOnIntercept", "lower bound of the intercept", typeConverter=TypeConverters.toFloat
-    )
-    upperBoundOnIntercept: Param[Any] = Param(
-        Params._dummy(), "upperBoundOnIntercept", "upper bound of the intercept", typeConverter=TypeConverters.toFloat
-    )
 
 
 class LinearEstimator(
@@ -124,6 +108,8 @@ class LinearEstimator(
         self._on_report, self._verbose = on_report, verbose
         self._setDefault(seed=7, regParam=0.0, elasticNetParam=0.0, fitIntercept=True, standardization=True)
         self._setDefault(maxIter=100, tol=1e-6, maxMemoryInMB=512)
+        if isinstance(self, HasCovarianceType):
+            self._setDefault(covarianceType="nonrobust")
         self._setDefault(**self._defaults(), **defaults(GangOptions))
         refuse_unknown(self, params)
         self.setParams(**params)
@@ -150,6 +136,8 @@ class LinearEstimator(
             if not least <= value <= most:
                 allowed = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
                 raise ConfigError(f"{type(self).__name__}: {name} = {value}: must be {allowed}")
+        if isinstance(self, HasCovarianceType):
+            self._covariance_type()
         self._family()
         self.gang_options()
 
@@ -160,16 +148,8 @@ class LinearEstimator(
         """Return what is fitted to the rows."""
         return self._family()
 
-    def _penalty(self, features: int) -> Penalty:
-        bounds: dict[str, Any] = {}
-        for side, none in (("lower", -math.inf), ("upper", math.inf)):
-            slopes, intercept = self._chosen(f"{side}BoundsOnCoefficients"), self._chosen(f"{side}BoundOnIntercept")
-            if slopes is not None and len(slopes) != features:
-                raise ConfigError(f"{side}BoundsOnCoefficients has {len(slopes)} bounds for {features} features")
-            if slopes is not None or intercept is not None:
-                bounds[side] = (*(slopes or [none] * features), none if intercept is None else intercept)
-        if len(bounds) == 2 and any(low > high for low, high in zip(bounds["lower"], bounds["upper"], strict=True)):
-            raise ConfigError("a lower bound is above its upper bound")
+    def _penalty(self, features: int, outputs: int) -> Penalty:
+        bounds: Any = self._bounds(features, outputs)
         return Penalty(self.getRegParam(), self.getElasticNetParam(), self.getStandardization(), self.getFitIntercept(), **bounds)
 
     def _fit(self, dataset: DataFrame) -> LinearModel:
@@ -208,16 +188,17 @@ class LinearEstimator(
         labels = list(dict.fromkeys(one.getLabelCol() for one in several))
         rows = LinearRows(dataset, self.getFeaturesCol(), labels, weight, offset, folds.column if folds else None)
         families = {one.getLabelCol(): one._family_of(rows) for one in several}
-        tasks = [Task(one._penalty(rows.width), labels.index(one.getLabelCol())) for one in several]
-        for label, family in families.items():
-            if isinstance(family, Multinomial) and any(task.penalty.bounded for task in tasks):
-                raise ConfigError(f"bounds are for two classes, the label {label!r} has {family.classes}")
-            size = (rows.width + 1) * (family.classes if isinstance(family, Multinomial) else 1)
+        outputs = {label: family.classes if isinstance(family, Multinomial) else 1 for label, family in families.items()}
+        for label in labels:
+            size = (rows.width + 1) * outputs[label]
             if size > MOST_COEFFICIENTS:
                 raise ConfigError(
                     f"{size} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}",
                     hint="hash or select features",
                 )
+        tasks = [
+            Task(one._penalty(rows.width, outputs[one.getLabelCol()]), labels.index(one.getLabelCol())) for one in several
+        ]
         sizes = self._sizes(dataset.sparkSession, rows.rows)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
             written = rows.shards(store)
@@ -239,6 +220,7 @@ class LinearEstimator(
                 tolerance=self.getTol(),
                 passes=self.getMaxIter(),
                 metric=folds.metric if folds else None,
+                covariance=self._covariance_type() if isinstance(self, HasCovarianceType) else "nonrobust",
             )
             body, restarts = self._run(dataset.sparkSession, partial(train_linear, job=job), sizes, report)
         answer = json.loads(body)
@@ -287,7 +269,7 @@ def _warnings(history: dict[str, Any], names: list[str]) -> list[str]:
 
 
 @accessible
-class LogisticRegression(LinearEstimator, HasProbabilityCol, HasRawPredictionCol, HasThreshold):
+class LogisticRegression(LinearEstimator, HasCovarianceType, HasProbabilityCol, HasRawPredictionCol, HasThreshold):
     """Classes 0, 1, 2, ...: two by the logit of one linear predictor, more by the softmax of one for each."""
 
     family: Param[str] = Param(
@@ -323,13 +305,13 @@ class LogisticRegression(LinearEstimator, HasProbabilityCol, HasRawPredictionCol
 
 
 @accessible
-class LinearRegression(LinearEstimator):
+class LinearRegression(LinearEstimator, HasCovarianceType):
     """Least squares: one pass over all rows gives the optimum."""
 
     _model_class = LinearRegressionModel
 
-    def _penalty(self, features: int) -> Penalty:
-        return replace(super()._penalty(features), by_label=True)
+    def _penalty(self, features: int, outputs: int) -> Penalty:
+        return replace(super()._penalty(features, outputs), by_label=True)
 
 
 @accessible
@@ -346,7 +328,7 @@ class LinearSVC(LinearEstimator, HasRawPredictionCol, HasThreshold):
 
 
 @accessible
-class GeneralizedLinearRegression(LinearEstimator, GlmParams):
+class GeneralizedLinearRegression(LinearEstimator, HasCovarianceType, GlmParams):
     """A distribution of the label and a link; the penalty is that of the mean loss, of features as they come."""
 
     _model_class = GeneralizedLinearRegressionModel

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml import classification as mllib
 from pyspark.ml import regression as mllib_regression
@@ -127,8 +128,11 @@ def test_several_classes_are_those_of_mllib(rows: DataFrame, more: dict[str, Any
         assert mine.prediction == its.prediction or np.ptp(np.sort(its.probability.toArray())[1:]) < 1e-4
     with pytest.raises(ConfigError, match="a model of 3 classes has no coefficients but one per class"):
         _ = ours.coefficients
-    with pytest.raises(ConfigError, match="have no standard errors"):
-        ours.summary.toPandas()
+    if "regParam" in more:
+        with pytest.raises(ConfigError, match="penalised fit has no standard errors"):
+            ours.summary.toPandas()
+    else:
+        assert ours.summary.toPandas().loc[(2, "x3"), "coefficient"] == ours.coefficientMatrix[2, 3]
 
 
 def test_bounds_are_those_of_mllib(rows: DataFrame) -> None:
@@ -145,6 +149,48 @@ def test_bounds_are_those_of_mllib(rows: DataFrame) -> None:
     ).fit(rows)
     np.testing.assert_allclose(ours.coefficients.toArray(), theirs.coefficients.toArray(), atol=1e-5)
     assert ours.intercept == pytest.approx(theirs.intercept, abs=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.03])
+def test_bounds_of_several_classes_are_those_of_mllib(rows: DataFrame, strength: float) -> None:
+    lower = Matrices.dense(3, 4, [0.0] * 12)
+    upper = Matrices.dense(3, 4, np.array([[0.5, 0.2, 9, 9], [9, 9, 9, 0.1], [9, 0.3, 1.0, 9]]).ravel(order="F"))
+    more: dict[str, Any] = {
+        "labelCol": "kind",
+        "regParam": strength,
+        "lowerBoundsOnCoefficients": lower,
+        "upperBoundsOnCoefficients": upper,
+        "lowerBoundsOnIntercepts": Vectors.dense([-1.0, -1.0, -1.0]),
+        "upperBoundsOnIntercepts": Vectors.dense([0.0, 0.5, 2.0]),
+    }
+    ours = LogisticRegression(numProc=2, verbose=False, **more).fit(rows)
+    theirs = mllib.LogisticRegression(tol=1e-14, maxIter=5000, **more).fit(rows)
+    for mine, its in (
+        (ours.coefficientMatrix.toArray(), theirs.coefficientMatrix.toArray()),
+        (ours.interceptVector.toArray(), theirs.interceptVector.toArray()),
+    ):  # without a penalty what classes have in common is free as far as bounds let it be
+        common = 0.0 if strength and mine.ndim == 2 else (its - mine).mean(axis=0)
+        np.testing.assert_allclose(mine + common, its, atol=5e-5)
+    found = ours.coefficientMatrix.toArray()
+    assert (found >= 0).all() and (found <= upper.toArray()).all() and (found == 0).any() and ours.history["converged"]
+
+
+def test_robust_errors_are_asked_for_by_a_param(rows: DataFrame) -> None:
+    frame = rows.select(*NAMES, "value", "label", "weight").toPandas()
+    x = np.column_stack([frame[NAMES], np.ones(len(frame))])
+    least = LinearRegression(labelCol="value", weightCol="weight", covarianceType="HC1", numProc=2, verbose=False).fit(rows)
+    other = sm.WLS(frame.value, x, frame.weight).fit(cov_type="HC1")
+    np.testing.assert_allclose(least.summary.coefficientStandardErrors, other.bse, rtol=1e-9)
+    plain = LogisticRegression(numProc=1, verbose=False).fit(rows)
+    logit = LogisticRegression(covarianceType="HC0", numProc=1, verbose=False).fit(rows)
+    robust = sm.Logit(frame.label, x).fit(cov_type="HC0", disp=0, tol=1e-12)
+    np.testing.assert_allclose(logit.summary.pValues, robust.pvalues, rtol=1e-6, atol=1e-12)
+    assert list(logit.summary.toPandas())[1] == "standard error (HC0)" and logit.coefficients == plain.coefficients
+    assert plain.summary.covarianceType == "nonrobust"
+    with pytest.raises(ConfigError, match="covarianceType = 'hc3': must be nonrobust, HC0 or HC1"):
+        LogisticRegression(covarianceType="hc3")
+    with pytest.raises(ConfigError, match="LinearSVC has no parameter 'covarianceType'"):
+        LinearSVC(covarianceType="HC0")
 
 
 @pytest.mark.parametrize(
@@ -324,12 +370,33 @@ WRONG: dict[str, tuple[type[LinearEstimator], dict[str, Any], str, type[Exceptio
     "zeros of a gamma": (GLM, {"family": "gamma"}, "0D", DataError, "gamma family is positive, not 0"),
     "half a class": (LogisticRegression, {}, "weight + 0.5", DataError, r"a label of 4 classes is 0 to 3, not [123]\.5"),
     "many classes": (LogisticRegression, {}, "weight + 1e6", ConfigError, r"\d+ coefficients: .* at most 4096"),
-    "bounds of classes": (
+    "one bound of classes": (
         LogisticRegression,
         {"upperBoundOnIntercept": 1.0},
         "weight",
         ConfigError,
-        "bounds are for two classes",
+        "upperBoundOnIntercept is of one linear predictor",
+    ),
+    "bounds of two classes": (
+        LogisticRegression,
+        {"lowerBoundsOnCoefficients": [0.0] * 4},
+        "weight",
+        ConfigError,
+        r"has 4 bounds, the coefficients are 4 x 4: \(classes, features\)",
+    ),
+    "bounds of other classes": (
+        LogisticRegression,
+        {"lowerBoundsOnIntercepts": [0.0] * 3},
+        "weight",
+        ConfigError,
+        "lowerBoundsOnIntercepts has 3 bounds for 4 intercepts",
+    ),
+    "bounds of nothing": (
+        LogisticRegression,
+        {"lowerBoundsOnIntercepts": [0.0], "fitIntercept": False},
+        "label",
+        ConfigError,
+        "bounds of an intercept, and fitIntercept = False",
     ),
     "one class": (LogisticRegression, {}, "1D", DataError, "'y': one class only, 1"),
     "one class of a machine": (LinearSVC, {}, "0D", DataError, "'y': one class only, 0"),

@@ -54,7 +54,7 @@ class Facts:
     classes: Summand
 
     def __add__(self, other: Facts) -> Facts:
-        sums = {name: getattr(self, name) + getattr(other, name) for name in (*_NUMBERS, "x", "xx")}
+        sums = {name: getattr(self, name) + getattr(other, name) for name in (*_NUMBERS, "x", "xx", "classes")}
         return Facts(**sums, least=np.minimum(self.least, other.least), most=np.maximum(self.most, other.most))
 
     def packed(self) -> tuple[Summand, Summand]:
@@ -63,9 +63,9 @@ class Facts:
         return np.concatenate([numbers, self.x, self.xx, self.classes]), np.concatenate([self.least, -self.most])
 
     @staticmethod
-    def numbers(features: int) -> int:
+    def numbers(features: int, family: Family | Multinomial) -> int:
         """Return how long the vector of sums is."""
-        return len(_NUMBERS) + 2 * features
+        return len(_NUMBERS) + 2 * features + (family.classes if isinstance(family, Multinomial) else 0)
 
     @classmethod
     def unpacked(cls, sums: Summand, extremes: Summand) -> Facts:

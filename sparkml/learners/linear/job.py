@@ -127,7 +127,7 @@ def _raw(passes: SharedPasses, task: Task, w: Array) -> Array:
     each = w.reshape(passes.outputs(task.label), -1)
     each = each.copy() if passes.rows.scaling is None else each @ passes.rows.scaling.raw().T
     each[:, -1] += passes.rows.centers[task.label]
-    if len(each) > 1:  # what all classes have in common says nothing: MLlib's choice is 0
+    if len(each) > 1 and not task.penalty.bounded:  # what all classes have in common says nothing: MLlib's choice is 0
         each[:, -1] -= each[:, -1].mean()
         if not task.penalty.strength:
             each[:, :-1] -= each[:, :-1].mean(axis=0)

@@ -1,14 +1,13 @@
 """`Multinomial`: several classes by the softmax of as many linear predictors, and how blocks of rows are added up for it.
 
 Adding one vector to the coefficients of every class changes no probability, so the Hessian has directions without curvature, and
-steps along them nothing to follow: `gauge` gives them a curvature that holds steps at 0 there.
+steps along them nothing to follow: `quadratic.gauge` gives them one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -103,19 +102,3 @@ class MultinomialAdder:
         gram = (self._gram[part] + self._gram[part].T) / 2
         rows, weight, loss = self._numbers[part].tolist()
         return Sums(rows, weight, loss, 0.0, self._gradient[part].ravel(), gram)
-
-
-def gauge(hessian: Summand, classes: int, open_to_all: Any) -> Summand:
-    """Return what is added to the Hessian: curvature for what all classes have in common, where nothing else has a slope.
-
-    Parameters
-    ----------
-    open_to_all
-        Which coefficients have no penalty: (classes * (features + 1),).
-    """
-    width = len(open_to_all) // classes
-    added = np.zeros_like(hessian)
-    for at in np.flatnonzero(open_to_all[:width]):
-        same = np.arange(classes) * width + at
-        added[np.ix_(same, same)] = max(float(np.mean(hessian.diagonal()[same])), 1e-12) / classes
-    return added

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from sparkml.errors import TrainingError
-from sparkml.learners.linear.multinomial import gauge
-from sparkml.learners.linear.quadratic import Solution, Terms, solve
+from sparkml.learners.linear.quadratic import Solution, Terms, gauge, solve
 from sparkml.learners.linear.sums import Sums
 from sparkml.learners.linear.tree_sum import Array
 
@@ -104,7 +103,7 @@ def newton_step(w: Array, sums: Sums, problem: Problem) -> Step:
         empty = Solution(np.zeros(len(w)), w, np.zeros_like(hessian), np.zeros(len(w), bool))
         return Step(w, np.inf, np.inf, np.inf, w, sums, empty)
     if problem.outputs > 1:
-        hessian = hessian + gauge(hessian, problem.outputs, (problem.terms.square == 0) & (problem.terms.absolute == 0))
+        hessian = hessian + gauge(hessian, problem.outputs, problem.terms)
     solution = solve(w, sums.gradient / sums.weight, hessian, problem.terms, problem.precision)
     direction = solution.direction
     length = math.sqrt(max(0.0, float(direction @ (hessian @ direction) + problem.terms.square @ direction**2)))
@@ -113,7 +112,9 @@ def newton_step(w: Array, sums: Sums, problem: Problem) -> Step:
 
 def error_after(solution: Solution, length: float, problem: Problem) -> float:
     """Return the bound on the distance of a full step's end from the optimum, in the norm of the Hessian at its start."""
-    if problem.bend is None or not solution.exact:
+    if (
+        problem.bend is None or not solution.exact or (problem.outputs > 1 and problem.terms.bounded)
+    ):  # of steps that `gauge` holds
         return np.inf
     if problem.bend == 0:
         return 0.0

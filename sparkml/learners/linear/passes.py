@@ -311,7 +311,7 @@ class SharedPasses:
         for label in new:
             self._facts[count, label] = []
             for _ in range(folds):
-                looked, total = np.split(total, [Facts.numbers(self.rows.features)])
+                looked, total = np.split(total, [Facts.numbers(self.rows.features, self.families[label])])
                 extremes, least = np.split(least, [2 * self.rows.features])
                 self._facts[count, label].append(Facts.unpacked(looked, extremes))
         found = {}
@@ -342,5 +342,6 @@ class SharedPasses:
             return np.concatenate([sums for sums, _ in packed]), np.concatenate([extremes for _, extremes in packed])
 
         sums, extremes = self.rows.added_up(count, look)
-        many = len(self.families)
-        return [Facts.unpacked(*both) for both in zip(np.split(sums, many), np.split(extremes, many), strict=True)]
+        ends = np.cumsum([Facts.numbers(self.rows.features, family) for family in self.families])[:-1]
+        several = zip(np.split(sums, ends), np.split(extremes, len(self.families)), strict=True)
+        return [Facts.unpacked(*both) for both in several]

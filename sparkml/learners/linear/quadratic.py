@@ -16,7 +16,10 @@ from sparkml.learners.linear.tree_sum import Array
 
 _SWEEPS = 1000
 _POLISH = 5  # sweeps between two tries to solve exactly on the support
+_PROXIMAL = 1e-3  # of the curvature of one class, where bounds hold some
 _PRECISION = 1e-12  # of a coordinate's step, against the largest
+
+Bounds = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Penalty:
         The squares are of a label with a standard deviation of 1, and deviations are those of the rows themselves, as MLlib's
         (and glmnet's) linear regression has it.
     lower, upper
-        Bounds of the coefficients and, last, the intercept: (features + 1,).
+        Bounds of the coefficients and, last, the intercept: (features + 1,), or of several outputs (outputs, features + 1).
     """
 
     strength: float = 0.0
@@ -45,8 +48,8 @@ class Penalty:
     standardised: bool = True
     intercept: bool = True
     by_label: bool = False
-    lower: tuple[float, ...] | None = None
-    upper: tuple[float, ...] | None = None
+    lower: Bounds | None = None
+    upper: Bounds | None = None
 
     @property
     def smooth(self) -> bool:
@@ -60,8 +63,8 @@ class Penalty:
     @property
     def centred(self) -> bool:
         """Whether the intercept is free to take up where features are centred."""
-        ends = (self.lower or (-np.inf,))[-1], (self.upper or (np.inf,))[-1]
-        return self.intercept and ends == (-np.inf, np.inf)
+        ends = [np.array(given)[..., -1] for given in (self.lower, self.upper) if given is not None]
+        return self.intercept and bool(np.isinf(ends).all())
 
     def on(self, facts: Facts, scaling: Scaling | None, outputs: int = 1) -> Terms:
         """Return what is added to a model of scaled features; `facts` are those of scaled features, too.
@@ -81,7 +84,8 @@ class Penalty:
             for given, none in ((self.lower, -np.inf), (self.upper, np.inf))
         )
         absolute = np.append(self.strength * self.mixing * unit, 0.0)
-        return Terms(*(np.tile(part, outputs) for part in (np.append(square, 0.0), absolute, lower, upper, free)))
+        each = (np.append(square, 0.0), absolute, lower, upper, free)
+        return Terms(*(np.broadcast_to(part, (outputs, size + 1)).ravel() for part in each))
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,12 @@ class Terms:
     free: np.ndarray[Any, np.dtype[np.bool_]]
 
     @property
+    def bounded(self) -> bool:
+        return bool(np.isfinite(np.concatenate([self.lower[self.free], self.upper[self.free]])).any())
+
+    @property
     def smooth(self) -> bool:
-        bounds = np.concatenate([self.lower[self.free], self.upper[self.free]])
-        return not self.absolute.any() and not np.isfinite(bounds).any()
+        return not self.absolute.any() and not self.bounded
 
     def value(self, w: Array) -> float:
         return float(self.absolute @ np.abs(w) + self.square @ w**2 / 2)
@@ -134,6 +141,22 @@ class Solution:
     dependent: np.ndarray[Any, np.dtype[np.bool_]]
     exact: bool = True
     rank: int = 0
+
+
+def gauge(hessian: Array, classes: int, terms: Terms) -> Array:
+    """Return what is added to the Hessian: curvature for what all classes have in common, where nothing else has a slope.
+
+    A bound on one class's coefficient may push all of them along there. Steps are then those of a proximal point method
+    (Rockafellar, "Monotone operators and the proximal point algorithm", 1976): fixed points are the problem's own, and the less
+    is added the fewer of them it takes.
+    """
+    width = len(terms.free) // classes
+    weight = _PROXIMAL if terms.bounded else 1.0
+    added = np.zeros_like(hessian)
+    for at in np.flatnonzero(((terms.square == 0) & (terms.absolute == 0))[:width]):
+        same = np.arange(classes) * width + at
+        added[np.ix_(same, same)] = weight * max(float(np.mean(hessian.diagonal()[same])), 1e-12) / classes
+    return added
 
 
 def solve(w: Array, gradient: Array, hessian: Array, terms: Terms, precision: float) -> Solution:

@@ -15,6 +15,7 @@ from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.sums import Block
 from sparkml.learners.linear.tree_sum import Array as Summand
 
+COVARIANCES = ("nonrobust", "HC0", "HC1")
 _BYTES = 2 << 20  # of what a block is spread to
 
 
@@ -35,8 +36,8 @@ class Spread:
 class ScoreAdder:
     """Adds up score score' at the coefficients `w`: one predictor's, or (outputs * (features + 1),), class by class.
 
-    A row's score is its weight times the slope of its loss: a weight stands for how exact a row is (statsmodels' ``var_weights``),
-    not for that many rows.
+    A row's score is its weight times the slope of its loss: a weight stands for how exact a row is (statsmodels'
+    ``var_weights``), not for that many rows.
     """
 
     def __init__(self, family: Family | Multinomial, w: Summand) -> None:

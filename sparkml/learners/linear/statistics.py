@@ -96,7 +96,9 @@ def _rank(step: Step, outputs: int) -> int:
 
 def _json(values: Array) -> Any:
     """Return nested lists, None for NaN."""
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    found = values.astype(object)
+    found[np.isnan(values)] = None
+    return found.tolist()
 
 
 def null_deviance(family: Family | Multinomial, facts: Facts, intercept: bool) -> float:
