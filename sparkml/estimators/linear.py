@@ -196,9 +196,7 @@ class LinearEstimator(
                     f"{size} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}",
                     hint="hash or select features",
                 )
-        tasks = [
-            Task(one._penalty(rows.width, outputs[one.getLabelCol()]), labels.index(one.getLabelCol())) for one in several
-        ]
+        tasks = [Task(one._penalty(rows.width, outputs[one.getLabelCol()]), labels.index(one.getLabelCol())) for one in several]
         sizes = self._sizes(dataset.sparkSession, rows.rows)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
             written = rows.shards(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,13 @@ from threadpoolctl import threadpool_limits
 
 from sparkml.launch.worker import Worker
 from sparkml.learners.linear.families import Family
+from sparkml.learners.linear.final_pass import at_the_end
 from sparkml.learners.linear.metrics import Metric
 from sparkml.learners.linear.multinomial import Multinomial
+from sparkml.learners.linear.newton import Step
 from sparkml.learners.linear.passes import Fit, SharedPasses, Task
 from sparkml.learners.linear.rows import RowSource
+from sparkml.learners.linear.scores import Spread
 from sparkml.learners.linear.statistics import describe_fit
 from sparkml.learners.linear.tree_sum import Array
 from sparkml.learners.linear.validation import Validated, cross_validated
@@ -39,6 +43,8 @@ class LinearJob:
         Over all rows, at most.
     metric
         What the source's folds are judged by, if it has more than one.
+    covariance
+        Of the coefficients: one of `scores.COVARIANCES`. Robust ones take one more pass.
     """
 
     source: RowSource
@@ -47,6 +53,7 @@ class LinearJob:
     tolerance: float = 1e-6
     passes: int = 100
     metric: Metric | None = None
+    covariance: str = "nonrobust"
 
 
 def train_linear(worker: Worker, job: LinearJob) -> bytes:
@@ -77,15 +84,15 @@ def _trained(passes: SharedPasses, job: LinearJob) -> dict[str, Any]:
             for task, w, other in zip(job.tasks, starts, plain, strict=True)
         ]
         passes.drive(None, fits)
-        return {"fits": [_answer(passes, job, fit, own) for fit, own in zip(fits, history, strict=True)]}
+        return {"fits": _answers(passes, fits, history, at_the_end(passes, dict(enumerate(fits)), job.covariance))}
     fits, validated = cross_validated(passes, starts, job.metric, job.passes)
     best = fits[validated.best]
     assert best.descent.result is not None
     if passes.rows.all_fit or not best.descent.result.last.error <= job.tolerance:
         best.descent = passes.descent(best.descent.result.w, job.tolerance, job.passes)
         passes.drive(None, [best])
-    found = [_answer(passes, job, fit, own) for fit, own in zip(fits, history, strict=True)]
-    return {"fits": found, "validation": _said(validated)}
+    ended = at_the_end(passes, {validated.best: best}, job.covariance)
+    return {"fits": _answers(passes, fits, history, ended), "validation": _said(validated)}
 
 
 def _said(validated: Validated) -> dict[str, Any]:
@@ -93,9 +100,19 @@ def _said(validated: Validated) -> dict[str, Any]:
     return {"metrics": validated.metrics.tolist(), "errors": errors, "best": validated.best}
 
 
-def _answer(passes: SharedPasses, job: LinearJob, fit: Fit, history: dict[str, list[float]]) -> dict[str, Any]:
+def _answers(
+    passes: SharedPasses,
+    fits: Sequence[Fit],
+    history: Sequence[dict[str, list[float]]],
+    ended: Mapping[int, tuple[Step, Spread]],
+) -> list[dict[str, Any]]:
+    return [_answer(passes, fit, own, ended.get(number)) for number, (fit, own) in enumerate(zip(fits, history, strict=True))]
+
+
+def _answer(passes: SharedPasses, fit: Fit, history: dict[str, list[float]], ended: tuple[Step, Spread] | None) -> dict[str, Any]:
     done, task, rows = fit.descent.result, fit.task, passes.rows
     assert done is not None
+    last, spread = ended or (done.last, None)
     family, facts, outputs = passes.families[task.label], passes.facts(None, task.label), passes.outputs(task.label)
     return {
         "w": _raw(passes, task, done.w).tolist(),
@@ -112,12 +129,13 @@ def _answer(passes: SharedPasses, job: LinearJob, fit: Fit, history: dict[str, l
         "dependent": np.flatnonzero(done.last.solution.dependent.reshape(outputs, -1)[:, :-1].any(axis=0)).tolist(),
         **describe_fit(
             family,
-            done.last,
+            last,
             facts,
             rows.scaling,
             intercept=task.penalty.intercept,
             offset=rows.source.offset is not None,
-            penalised=bool(task.penalty.strength) or not task.penalty.smooth,
+            penalised=not task.free,
+            spread=spread,
         ),
     }
 

@@ -290,7 +290,7 @@ class SharedPasses:
 
         def add(several: Iterator[Rows]) -> tuple[Array, Array]:
             lookers = {label: [Looker(self.families[label], self.rows.features, label) for _ in range(folds)] for label in new}
-            adders = {point: self._adder(point) for point in points}
+            adders = {at: self.adder(at.label, np.frombuffer(at.w), self._parts(at)) for at in points}
             for rows in several:
                 for label, own in lookers.items():
                     block = rows.of(label)
@@ -322,11 +322,10 @@ class SharedPasses:
             found[point] = _Found([Sums.unpacked(part, size) for part in own.reshape(parts, -1)], margins)
         return found
 
-    def _adder(self, point: _Point) -> Adder | MultinomialAdder:
-        family, w = self.families[point.label], np.frombuffer(point.w)
-        if isinstance(family, Multinomial):
-            return MultinomialAdder(family, w, self._parts(point))
-        return Adder(family, w, self._parts(point))
+    def adder(self, label: int, w: Array, parts: int = 1) -> Adder | MultinomialAdder:
+        """Return what adds up the sums of a label's family at `w`."""
+        family = self.families[label]
+        return MultinomialAdder(family, w, parts) if isinstance(family, Multinomial) else Adder(family, w, parts)
 
     def _looked_at(self, count: int) -> list[Facts]:
         """Return the facts of some rows for each label, their features in float64: nothing is known of their scale yet."""

@@ -77,6 +77,11 @@ class ScoreAdder:
         return self._sum[np.triu_indices(len(self._sum))]
 
     @staticmethod
+    def numbers(size: int) -> int:
+        """Return how long the vector is."""
+        return size * (size + 1) // 2
+
+    @staticmethod
     def unpacked(upper: Summand, size: int) -> Summand:
         full = np.zeros((size, size))
         full[np.triu_indices(size)] = upper

@@ -13,11 +13,10 @@ from statsmodels.stats.sandwich_covariance import cov_white_simple
 from sparkml.errors import ConfigError
 from sparkml.learners.linear.families import Binomial, Gaussian, Poisson
 from sparkml.learners.linear.glm import family_of
-from sparkml.learners.linear.job import LinearJob
 from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.quadratic import Penalty
 from tests.unit.learners.linear.test_edges import together
-from tests.unit.learners.linear.test_job import publish, rows
+from tests.unit.learners.linear.test_job import job_of, publish, rows
 from tests.unit.learners.linear.test_statistics import fit, with_intercept
 
 ROWS = 400
@@ -121,5 +120,5 @@ def test_the_hessian_is_that_of_the_coefficients(tmp_path: Path) -> None:
 def test_they_have_the_same_bits_on_any_number_of_ranks(tmp_path: Path, family: Any) -> None:
     x, _, weight = rows(12_000)
     y = np.random.default_rng(4).integers(0, 3, len(x)).astype(float)
-    job = LinearJob(publish(tmp_path, x, y, weight), "x", "y", family, weight="w", memory=1, covariance="HC1")
+    job = job_of(publish(tmp_path, x, y, weight), family, weight="w", memory=1, covariance="HC1")
     assert len({together(job, size)[0] for size in (1, 2, 3)}) == 1
