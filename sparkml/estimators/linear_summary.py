@@ -70,7 +70,10 @@ class LinearSummary:
 
     @property
     def coefficientStandardErrors(self) -> Array:
-        """NaN for features that are constant or depend on one another. Raises `ConfigError` after a fit with a penalty."""
+        """NaN for features that are constant or depend on one another, and where features tell the classes apart.
+
+        Raises `ConfigError` after a fit with a penalty.
+        """
         if self._errors is None and self._found["dispersion_known"] is None:
             raise ConfigError("a support vector machine has no likelihood, and no standard errors", hint="use LogisticRegression")
         if self._errors is None:

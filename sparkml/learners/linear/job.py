@@ -135,6 +135,7 @@ def _answer(passes: SharedPasses, fit: Fit, history: dict[str, list[float]], end
             intercept=task.penalty.intercept,
             offset=rows.source.offset is not None,
             penalised=not task.free,
+            separated=fit.separated,
             spread=spread,
         ),
     }

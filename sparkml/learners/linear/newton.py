@@ -100,7 +100,8 @@ def newton_step(w: Array, sums: Sums, problem: Problem) -> Step:
     hessian = sums.gram / sums.weight
     objective = sums.loss / sums.weight + problem.terms.value(w)
     if not (np.isfinite(objective) and np.isfinite(hessian).all()):
-        empty = Solution(np.zeros(len(w)), w, np.zeros_like(hessian), np.zeros(len(w), bool))
+        none = np.zeros(len(w), bool)
+        empty = Solution(np.zeros(len(w)), w, none, np.zeros_like(hessian), none, np.zeros((len(w), 0)))
         return Step(w, np.inf, np.inf, np.inf, w, sums, empty)
     if problem.outputs > 1:
         hessian = hessian + gauge(hessian, problem.outputs, problem.terms)

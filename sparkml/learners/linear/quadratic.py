@@ -125,22 +125,29 @@ class Solution:
     ----------
     direction, target
         The step and where it leads, exactly on those bounds that it meets: (features + 1,)
+    free
+        Which coefficients there are; others are 0.
     inverse
         Pseudo-inverse of the Hessian: (features + 1, features + 1), 0 for coefficients that are not free.
     dependent
         Which coefficients belong to features that depend on one another.
     exact
         The step is the minimum; coordinate descent may end before.
-    rank
-        Of the Hessian.
+    null
+        Directions without curvature, (features + 1, any number).
     """
 
     direction: Array
     target: Array
+    free: np.ndarray[Any, np.dtype[np.bool_]]
     inverse: Array
     dependent: np.ndarray[Any, np.dtype[np.bool_]]
+    null: Array
     exact: bool = True
-    rank: int = 0
+
+    @property
+    def rank(self) -> int:
+        return int(np.count_nonzero(self.free)) - self.null.shape[1]
 
 
 def gauge(hessian: Array, classes: int, terms: Terms) -> Array:
@@ -175,14 +182,15 @@ def solve(w: Array, gradient: Array, hessian: Array, terms: Terms, precision: fl
     inverse = np.zeros_like(hessian)
     kept = vectors[:, keep] * unit[:, None]
     inverse[np.ix_(free, free)] = (kept / values[keep]) @ kept.T
-    dependent = np.zeros(len(w), bool)
+    dependent, null = np.zeros(len(w), bool), np.zeros((len(w), np.count_nonzero(~keep)))
     dependent[free] = (np.square(vectors[:, ~keep]).sum(axis=1) > 1e-6) & (np.diag(full) > 0)
+    null[free] = vectors[:, ~keep] * unit[:, None]
     target, exact = np.zeros(len(w)), True
     if terms.smooth:
         target[free] = w[free] - inverse[np.ix_(free, free)] @ slope
     else:
         target[free], exact = _descend(full, full @ w[free] - slope, terms, free, w[free])
-    return Solution(target - w, target, inverse, dependent, exact, int(np.count_nonzero(keep)))
+    return Solution(target - w, target, terms.free, inverse, dependent, null, exact)
 
 
 def _descend(hessian: Array, linear: Array, terms: Terms, free: Any, w: Array) -> tuple[Array, bool]:

@@ -15,6 +15,7 @@ from sparkml.learners.linear.scores import Spread
 from sparkml.learners.linear.tree_sum import Array
 
 _OF_A_LIKELIHOOD = ("deviance", "dispersion", "dispersion_known", "null_deviance", "degrees_of_freedom", "aic", "standard_errors")
+_ROUNDING = 1e-6  # of what adds up to 0
 _MOST_CLASSES = 64  # whose covariances are kept: classes**2 * features numbers
 
 
@@ -27,13 +28,15 @@ def describe_fit(
     intercept: bool,
     offset: bool,
     penalised: bool,
+    separated: bool,
     spread: Spread | None = None,
 ) -> dict[str, Any]:
     """Return the statistics of a fit as JSON.
 
     They are those of `step`, the last pass, whose loss is carried on to where it led; the Hessian is that of its beginning. Where
-    features depend on one another, and under a penalty, there are no standard errors. `dispersion` is Pearson's estimate where
-    the family does not know it (McCullagh and Nelder, section 9.2.4); `aic` is None where there is no likelihood in closed form.
+    features depend on one another, where classes are `separated`, and under a penalty, there are no standard errors.
+    `dispersion` is Pearson's estimate where the family does not know it (McCullagh and Nelder, section 9.2.4); `aic` is None
+    where there is no likelihood in closed form.
     With a `spread` of scores standard errors are robust ones. Those of several classes are the ones of coefficients whose
     sum over the classes is 0, and `class_covariances` tells those of differences: (features + 1, classes, classes).
     """
@@ -61,6 +64,8 @@ def describe_fit(
         inverse = step.solution.inverse / step.sums.weight
         covariance = spread.covariance(inverse, facts.rows, rank) if spread else inverse * dispersion
         covariances = _between_outputs(covariance, step, scaling, outputs)
+        if separated:
+            covariances[:] = np.nan
         errors = np.sqrt(np.maximum(0.0, np.einsum("jaa->aj", covariances)))
         found["standard_errors"] = _json(errors if outputs > 1 else errors[0])
         if 1 < outputs <= _MOST_CLASSES:
@@ -81,16 +86,19 @@ def _between_outputs(covariance: Array, step: Step, scaling: Scaling | None, out
     if outputs > 1:
         found = found - found.mean(axis=1, keepdims=True)
         found = found - found.mean(axis=2, keepdims=True)
-    fixed = (step.solution.inverse.diagonal() <= 0).reshape(outputs, width).any(axis=0)
-    fixed[-1] = False
-    found[fixed | step.solution.dependent.reshape(outputs, width).any(axis=0)] = np.nan
+    solution = step.solution
+    unknown = ((solution.inverse.diagonal() <= 0) & (np.arange(len(covariance)) % width < width - 1)) | solution.dependent
+    unknown = unknown.reshape(outputs, width).any(axis=0)
+    # a feature that is a sum of others and of a constant: where features are centred the intercept does not show it
+    parts = matrix[-1, :, None] * solution.null.reshape(outputs, width, -1)
+    unknown[-1] |= bool((np.abs(parts.sum(axis=1)) > _ROUNDING * np.abs(parts).sum(axis=1)).any())
+    found[unknown] = np.nan
     return found
 
 
 def _rank(step: Step, outputs: int) -> int:
     """Return how many coefficients the rows tell apart; of several outputs only differences count."""
-    width = len(step.w) // outputs
-    common = np.count_nonzero(step.solution.inverse.diagonal()[:width] > 0) if outputs > 1 else 0
+    common = np.count_nonzero(step.solution.free[: len(step.w) // outputs]) if outputs > 1 else 0
     return step.solution.rank - int(common)
 
 

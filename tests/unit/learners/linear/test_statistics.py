@@ -13,6 +13,7 @@ from sparkml.estimators.linear_summary import LinearSummary
 from sparkml.learners.linear.families import Binomial, Gaussian
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import train_linear
+from sparkml.learners.linear.multinomial import Multinomial
 from tests.unit.learners.linear.test_job import Alone, answer_of, job_of, publish, rows
 
 LONGLEY = {  # NIST, Statistical Reference Datasets: the intercept last; certified values and standard deviations
@@ -123,3 +124,23 @@ def test_the_bound_on_what_is_left_is_a_bound(tmp_path: Path) -> None:
         assert left <= 1.5 * summary.error  # the norm is that of the Hessian elsewhere
         bounds.append(summary.error)
     assert bounds == sorted(bounds, reverse=True) and bounds[0] == np.inf and bounds[-1] < 1e-9
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.5])
+@pytest.mark.parametrize("family", [Gaussian(), Multinomial(3)], ids=lambda family: family.name)
+def test_a_sum_of_others_and_a_constant_takes_the_intercept_along(tmp_path: Path, family: Any, constant: float) -> None:
+    """Where features are centred both look alike; but with the constant many intercepts fit."""
+    x, y, _ = rows(2000)
+    x = np.column_stack([x + 3, x[:, 0] - 2 * x[:, 1] - 3 + constant]).astype(float)
+    _, summary, answer = fit(tmp_path, x, y + (x[:, 2] > 3), family)
+    errors = np.atleast_2d(summary.coefficientStandardErrors)
+    assert answer["dependent"] == [0, 1, 6] and np.isnan(errors[:, -1]).all() == bool(constant)
+    assert not np.isnan(errors[:, 2:6]).any()
+
+
+@pytest.mark.parametrize("family", [Binomial(), Multinomial(2)], ids=lambda family: family.name)
+def test_classes_told_apart_have_no_standard_errors(tmp_path: Path, family: Any) -> None:
+    x, _, _ = rows(500)
+    x = x[np.abs(x[:, 0]) > 0.1].astype(float)
+    _, summary, answer = fit(tmp_path, x, (x[:, 0] > 0) * 1.0, family)
+    assert answer["separated"] and np.isnan(summary.toPandas().iloc[:, 1:]).all(axis=None)
