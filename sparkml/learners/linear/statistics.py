@@ -87,11 +87,10 @@ def _between_outputs(covariance: Array, step: Step, scaling: Scaling | None, out
         found = found - found.mean(axis=1, keepdims=True)
         found = found - found.mean(axis=2, keepdims=True)
     solution = step.solution
-    unknown = ((solution.inverse.diagonal() <= 0) & (np.arange(len(covariance)) % width < width - 1)) | solution.dependent
-    unknown = unknown.reshape(outputs, width).any(axis=0)
+    unknown = ((solution.inverse.diagonal() <= 0) | solution.dependent).reshape(outputs, width).any(axis=0)
     # a feature that is a sum of others and of a constant: where features are centred the intercept does not show it
     parts = matrix[-1, :, None] * solution.null.reshape(outputs, width, -1)
-    unknown[-1] |= bool((np.abs(parts.sum(axis=1)) > _ROUNDING * np.abs(parts).sum(axis=1)).any())
+    unknown[-1] = (np.abs(parts.sum(axis=1)) > _ROUNDING * np.abs(parts).sum(axis=1)).any()
     found[unknown] = np.nan
     return found
 

@@ -144,3 +144,13 @@ def test_classes_told_apart_have_no_standard_errors(tmp_path: Path, family: Any)
     x = x[np.abs(x[:, 0]) > 0.1].astype(float)
     _, summary, answer = fit(tmp_path, x, (x[:, 0] > 0) * 1.0, family)
     assert answer["separated"] and np.isnan(summary.toPandas().iloc[:, 1:]).all(axis=None)
+
+
+def test_a_dummy_with_one_kind_of_label_leaves_the_others_their_errors(tmp_path: Path) -> None:
+    x, y, _ = rows(2000)
+    dummy = np.arange(2000) % 10 == 0
+    x = np.column_stack([x, dummy]).astype(float)
+    _, summary, answer = fit(tmp_path, x, np.where(dummy, 1.0, y), Binomial())
+    other = sm.Logit(y[~dummy], with_intercept(x[~dummy, :-1])).fit(disp=0, tol=1e-12)
+    assert answer["fading"] and np.isnan(summary.coefficientStandardErrors[6])
+    np.testing.assert_allclose(np.delete(summary.coefficientStandardErrors, 6), other.bse, rtol=1e-6)
