@@ -84,8 +84,7 @@ def _between_outputs(covariance: Array, step: Step, scaling: Scaling | None, out
     matrix = np.eye(width) if scaling is None else scaling.raw()
     found: Array = np.moveaxis(((matrix @ blocks) * matrix).sum(axis=-1), -1, 0)
     if outputs > 1:
-        found = found - found.mean(axis=1, keepdims=True)
-        found = found - found.mean(axis=2, keepdims=True)
+        found = found - found.mean(axis=1, keepdims=True)  # one side is enough: what is common has no covariance with the rest
     solution = step.solution
     unknown = ((solution.inverse.diagonal() <= 0) | solution.dependent).reshape(outputs, width).any(axis=0)
     # a feature that is a sum of others and of a constant: where features are centred the intercept does not show it

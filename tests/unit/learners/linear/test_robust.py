@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from statsmodels.stats.sandwich_covariance import cov_white_simple
 from sparkml.errors import ConfigError
 from sparkml.learners.linear.families import Binomial, Gaussian, Poisson
 from sparkml.learners.linear.glm import family_of
+from sparkml.learners.linear.job import LinearJob, train_linear
 from sparkml.learners.linear.multinomial import Multinomial
+from sparkml.learners.linear.passes import Task
 from sparkml.learners.linear.quadratic import Penalty
+from sparkml.learners.linear.rows import RowSource
 from tests.unit.learners.linear.test_edges import together
-from tests.unit.learners.linear.test_job import job_of, publish, rows
+from tests.unit.learners.linear.test_job import Alone, answer_of, job_of, publish, rows
 from tests.unit.learners.linear.test_statistics import fit, with_intercept
 
 ROWS = 400
@@ -94,6 +98,26 @@ def test_of_features_that_depend_on_one_another_the_others_have_errors(tmp_path:
     assert np.isnan(summary.coefficientStandardErrors[1:4]).all() and answer["dependent"] == [1, 2]
     assert summary.coefficientStandardErrors[0] == pytest.approx(other.bse[0], rel=1e-9)
     assert summary.degreesOfFreedom == ROWS - 3
+
+
+def test_labels_that_share_the_pass_and_an_offset(tmp_path: Path) -> None:
+    """What is a weight elsewhere is the offset here, or another label."""
+    x, y, other = rows(1500)
+    url = publish(tmp_path, x.astype(float), y, other)
+    job = job_of(url, Poisson(), offset="w", tolerance=1e-10, covariance="HC0")
+    alone = answer_of(train_linear(Alone(), job))
+    design = with_intercept(x.astype(float))
+    expected = sm.GLM(y, design, sm.families.Poisson(), offset=other.astype(float)).fit(tol=1e-14, cov_type="HC0")
+    np.testing.assert_allclose(alone["standard_errors"], expected.bse, rtol=1e-7)
+    both = LinearJob(
+        RowSource(url, "x", ("y", "w")), (Binomial(), Poisson()), (Task(Penalty()), Task(Penalty(), 1)), 1e-10, covariance="HC0"
+    )
+    logit, counts = json.loads(train_linear(Alone(), both))["fits"]
+    for found, theirs in (
+        (logit, sm.Logit(y, design).fit(disp=0, tol=1e-13, cov_type="HC0")),
+        (counts, sm.GLM(other.astype(float), design, sm.families.Poisson()).fit(tol=1e-14, cov_type="HC0")),
+    ):
+        np.testing.assert_allclose(found["standard_errors"], theirs.bse, rtol=1e-7)
 
 
 def test_a_penalised_fit_has_none(tmp_path: Path) -> None:
