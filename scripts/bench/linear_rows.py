@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
 
@@ -55,6 +56,11 @@ def block(number: int, rows: int, features: int) -> tuple[Any, Any, Any]:
     eta = x @ true[:-1] + true[-1]
     label = (random.random(rows, np.float32) < 1 / (1 + np.exp(-eta))).astype(np.float32)
     return x, label, eta + random.standard_normal(rows, np.float32)
+
+
+def group_rows(rows: int) -> int:
+    """Return rows per row group: 32 groups at least, so that ranks and Spark's tasks get equal shares of a small set, too."""
+    return min(BLOCK, max(1 << 14, -(-rows // 32)))
 
 
 def columns(features: int) -> list[Column]:
@@ -99,8 +105,42 @@ def _file(root: str, folder: str, file: int, rows: int, features: int) -> list[d
             tensor = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * features), count, [None, pa.py_buffer(x)])
             yield pa.RecordBatch.from_arrays([tensor, pa.array(label), pa.array(value)], ["x", "label", "value"])
 
-    reports = write_shard(batches(), partition=file, root=root, folder=folder, columns=columns(features), group_rows=BLOCK)
+    layout = {"columns": columns(features), "group_rows": group_rows(rows)}
+    reports = write_shard(batches(), partition=file, root=root, folder=folder, **layout)
     return [row for report in reports for row in report.to_pylist()]
+
+
+def plain(folder: str, rows: int, features: int, processes: int | None = None) -> str:
+    """Write the same rows as Parquet with one float32 column per feature (x0, x1, ...) and the label, unless they are there.
+
+    That is how others take them: neither compressed nor dictionary-encoded, which every reader decodes fastest.
+    """
+    path = Path(folder, f"plain-{rows}x{features}")
+    done = path / "_SUCCESS"
+    if not done.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            parts = range(-(-rows // BLOCK))
+            for job in [pool.submit(_plain_file, path, number, rows, features) for number in parts]:
+                job.result()
+        done.touch()
+    return str(path)
+
+
+def _plain_file(path: Path, number: int, rows: int, features: int) -> None:
+    x, label, _ = block(number, min(BLOCK, rows - number * BLOCK), features)
+    table = pa.table({**{f"x{at}": x[:, at] for at in range(features)}, "label": label})
+    layout = {"compression": "none", "use_dictionary": False, "row_group_size": group_rows(rows)}
+    pq.write_table(table, path / f"part-{number:05d}.parquet", **layout)
+
+
+def held_out(folder: str, features: int, rows: int = 200_000) -> str:
+    """Write other rows, on which log-losses are compared, as an npz file with x and y; return its path."""
+    path = Path(folder, f"test-{rows}x{features}.npz")
+    if not path.exists():
+        x, y, _ = block(1 << 30, rows, features)
+        np.savez(path, x=x, y=y)
+    return str(path)
 
 
 def main() -> int:
