@@ -82,6 +82,13 @@ PEERS = (
     Peer("scikit-learn, partial_fit", "sklearn", "sklearn", "sgd"),
     Peer("scikit-learn, partial_fit tuned", "sklearn", "sklearn", "sgd-tuned"),
     Peer("glum", "glum", "glum", exact=True, numbers=4),
+    Peer("H2O GLM", "h2o", "h2o", exact=True, slow=True),
+    Peer("Vowpal Wabbit, SGD", "vw", "vw", "sgd"),
+    Peer("Vowpal Wabbit, BFGS", "vw", "vw", "bfgs", slow=True),
+    Peer("Vaex, partial_fit tuned", "vaex", "vaex"),
+    Peer("XGBoost, linear", "xgboost", "xgboost", "linear", slow=True, numbers=2),
+    Peer("XGBoost, trees", "xgboost", "xgboost", "trees", slow=True, numbers=2),
+    Peer("LightGBM, trees", "lightgbm", "lightgbm", slow=True, numbers=2),
 )
 
 

@@ -84,47 +84,35 @@ def _family() -> list[int]:
 
 
 class Turn:
-    """One reading and one fit of `rows`. The clock stands still while the peer's model is looked at."""
+    """One reading and one fit of `rows`; with a `limit`, of so many iterations at most."""
 
     def __init__(self, rows: str, threads: int, variant: str | None, limit: int | None = None) -> None:
         self.rows, self.threads, self.variant, self.limit = rows, threads, variant, limit
         self.noted: list[tuple[float, Fitted]] = []
-        self.curve: list[tuple[float, float]] = []
-        self._began, self._stood, self._test = time.perf_counter(), 0.0, None
-
-    def against(self, test: tuple[Array, Array] | None) -> Turn:
-        """Have `look` measure the log-loss on these rows."""
-        self._test = test
-        return self
+        self._began = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self._began - self._stood
+        return time.perf_counter() - self._began
 
     def note(self, model: Fitted) -> None:
         """Keep a model of now; its log-loss is found when all is over."""
         self.noted.append((self.seconds, model))
-
-    def look(self, model: Fitted) -> None:
-        """Measure now, the clock stopped, what will not be there when all is over. Nothing in a turn that is not for curves."""
-        if self._test is None:
-            return
-        before = time.perf_counter()
-        self.curve.append((self.seconds, log_loss(model, self._test)))
-        self._stood += time.perf_counter() - before
 
 
 Read = Callable[[Turn], Any]
 Fit = Callable[[Any, Turn], Fitted]
 
 
-def run(package: str, read: Read, fit: Fit, variants: Sequence[str] = (), iterations: Sequence[int] = _ITERATIONS) -> int:
+def run(package: str, read: Read, fit: Fit, variants: Sequence[str] = (), prepare: Callable[[Turn], None] | None = None) -> int:
     """Warm up, take one turn and print what it took as one line of JSON.
+
+    The curve of a model that says its `iterations` is measured by fits that are limited to fewer.
 
     Parameters
     ----------
-    iterations
-        Of a solver that heeds `Turn.limit`: its curve is measured by fits of so many iterations each. Empty for one that notes.
+    prepare
+        Makes what the peer's users have already, once; not a part of the turn.
     """
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").splitlines()[0])
     parser.add_argument("rows", help="folder of the rows, as linear_rows.py writes them")
@@ -136,23 +124,31 @@ def run(package: str, read: Read, fit: Fit, variants: Sequence[str] = (), iterat
     given = parser.parse_args()
     with np.load(given.test) as file:
         test = file["x"], file["y"]
-    warm = Turn(given.warm, given.threads, given.variant)
+    warm, turn = (Turn(rows, given.threads, given.variant) for rows in (given.warm, given.rows))
+    began = time.perf_counter()
+    for each in (warm, turn) if prepare else ():
+        prepare(each)
+    prepared = time.perf_counter() - began
     fit(read(warm), warm)
 
-    before = Usage.now()
     turn = Turn(given.rows, given.threads, given.variant)
+    before = Usage.now()
     data = read(turn)
     read_seconds = turn.seconds
     fitted = fit(data, turn)
     used = Usage.now() - before
 
-    curve = [(seconds, log_loss(model, test)) for seconds, model in turn.noted]
-    if given.curve:
-        curve += _curve(fit, data, given, test, read_seconds, [k for k in iterations if k < (fitted.iterations or 0)])
     final = log_loss(fitted, test)
+    curve = [(seconds, log_loss(model, test)) for seconds, model in turn.noted]
+    for limit in _ITERATIONS if given.curve else ():
+        if limit < (fitted.iterations or 0):
+            less = Turn(given.rows, given.threads, given.variant, limit)
+            model = fit(data, less)
+            curve.append((read_seconds + less.seconds, log_loss(model, test)))
     found = {
         "version": version(package),
         "seconds": used.wall,
+        "prepare_seconds": prepared,
         "read_seconds": read_seconds,
         "cpu_seconds": used.cpu,
         "rchar": used.rchar,
@@ -165,18 +161,6 @@ def run(package: str, read: Read, fit: Fit, variants: Sequence[str] = (), iterat
     }
     print(json.dumps(found), flush=True)
     return 0
-
-
-def _curve(
-    fit: Fit, data: Any, given: argparse.Namespace, test: tuple[Array, Array], read_seconds: float, limits: Sequence[int]
-) -> list[tuple[float, float]]:
-    """Return seconds and log-loss of fits that are stopped early; without limits, of one that is looked at on its way."""
-    found = []
-    for limit in limits or [None]:
-        turn = Turn(given.rows, given.threads, given.variant, limit).against(test)
-        fitted = fit(data, turn)
-        found += [(read_seconds + turn.seconds, log_loss(fitted, test))] if limit else turn.curve
-    return [(read_seconds + seconds, loss) for seconds, loss in found] if not limits else found
 
 
 def log_loss(model: Fitted, test: tuple[Array, Array]) -> float:

@@ -8,6 +8,7 @@ block's mean and deviation and coefficients averaged, as its guide advises; of n
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,13 @@ def fit(data: Any, turn: Turn) -> Fitted:
         solver, tolerance = turn.variant, _TOLERANCES[turn.variant]
         model = LogisticRegression(C=np.inf, solver=solver, tol=tolerance, max_iter=turn.limit or 1000).fit(*data)
         return Fitted.linear(model.coef_, model.intercept_[0], int(model.n_iter_[0]))
-    return streamed(turn)
+    return streamed(stream(turn.rows, _BATCH), turn, tuned=turn.variant == "sgd-tuned")
 
 
-def streamed(turn: Turn) -> Fitted:
-    tuned = turn.variant == "sgd-tuned"
+def streamed(blocks: Iterable[tuple[Any, Any]], turn: Turn, *, tuned: bool) -> Fitted:
     sgd = SGDClassifier(loss="log_loss", random_state=7, **(_TUNED if tuned else {}))
     scaler = StandardScaler(copy=False) if tuned else None
-    for number, (x, y) in enumerate(stream(turn.rows, _BATCH)):
+    for number, (x, y) in enumerate(blocks):
         if scaler is not None:
             x = scaler.fit_transform(x) if number == 0 else scaler.transform(x)
         sgd.partial_fit(x, y, classes=[0, 1])
