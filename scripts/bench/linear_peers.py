@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def compared(bench: Bench, files: Files, peers: list[Peer], repeats: int, *, cur
     print(f"\n{files.rows:,} rows x {files.features}, {files.bytes_of_plain / 1e9:.2f} GB as plain Parquet", flush=True)
     sides: dict[str, Side] = {peer.name: taken.of(peer) for peer in peers}
     if curves:
-        sides[COLD] = lambda: command(sys.executable, "scripts/bench/bare_linear_fit.py", files.shards, "logistic", "1e-6")[0]
+        sides[COLD] = partial(cold, files.shards)
     fewer = {peer.name: peer.turns(repeats) for peer in peers}
     timings = bench.compare(sides, repeats, warm_up=False, fewer=fewer)
     table(taken)
@@ -85,37 +86,44 @@ def compared(bench: Bench, files: Files, peers: list[Peer], repeats: int, *, cur
     return taken, timings
 
 
+def cold(url: str) -> float:
+    """Return the seconds of Python, session and fit in a process of their own."""
+    try:
+        return command(sys.executable, "scripts/bench/bare_linear_fit.py", url, "logistic", "1e-6")[0]
+    except RuntimeError as error:
+        raise SideFailedError(str(error).strip().splitlines()[-1]) from None
+
+
 def best(taken: Sides) -> float | None:
     """Return the least log-loss of the exact solvers."""
     exact = [peer.name for peer in PEERS if peer.exact and taken.found.get(peer.name)]
     return min((taken.found[name][-1]["log_loss"] for name in exact), default=None)
 
 
-def near_after(turns: list[dict[str, Any]], loss: float | None) -> float | None:
+def near_after(turn: dict[str, Any], loss: float | None) -> float | None:
     """Return the seconds until a peer is as near to the best log-loss as it must be; None if it never is."""
-    reached = [at for turn in turns for at, value in turn["curve"] if loss is not None and value <= loss + NEAR]
-    return min(reached, default=None)
+    return min((at for at, value in turn["curve"] if loss is not None and value <= loss + NEAR), default=None)
 
 
 def table(taken: Sides) -> None:
     """Print the medians of every side and, of those that failed, why."""
     loss, rows = best(taken), taken.files.rows
     heads = ("read s", "fit s", "cpu s", "M rows/s", "GiB", "GB read", "of disk", "log-loss", "near, s", "iterations")
-    print(f"\n{'':<34}{heads[0]:>8}" + "".join(f"{head:>11}" for head in heads[1:]))
+    print(f"\n{'':<40}{heads[0]:>8}" + "".join(f"{head:>11}" for head in heads[1:]))
     for name, turns in taken.found.items():
         if not turns:
             continue
         whole, reading = taken.median(name, "seconds"), taken.median(name, "read_seconds")
-        near = near_after(turns, loss)
+        near = near_after(turns[-1], loss)
         cells = [
             f"{whole - reading:>11.2f}{taken.median(name, 'cpu_seconds'):>11.2f}{rows / whole / 1e6:>11.2f}",
             f"{taken.median(name, 'peak_rss') / 2**30:>11.2f}{taken.median(name, 'rchar') / 1e9:>11.2f}",
             f"{taken.median(name, 'read_bytes') / 1e9:>11.2f}{turns[-1]['log_loss']:>11.6f}",
             f"{'not' if near is None else f'{near:.2f}':>11}{turns[-1]['iterations'] or '':>11}",
         ]
-        print(f"{name + ' ' + turns[-1]['version']:<34}{reading:>8.2f}" + "".join(cells))
+        print(f"{name + ' ' + turns[-1]['version']:<40}{reading:>8.2f}" + "".join(cells))
     for name, reason in taken.failed.items():
-        print(f"{name:<34}not measured: {reason}")
+        print(f"{name:<40}not measured: {reason}")
     print(flush=True)
 
 
@@ -129,6 +137,9 @@ def ratio(bench: Bench, taken: Sides, name: str, at_least: float | None) -> None
 def judge(bench: Bench, taken: Sides) -> None:
     """Record the ratios at full size, those with a target among them."""
     targets = {"MLlib, from Parquet": 30.0, "MLlib, from its cache": 5.0, "scikit-learn, partial_fit": 3.0}
+    if OURS in taken.failed:
+        bench.add("linear: turns of ours that ended well", len(taken.found[OURS]), "", at_least=taken.repeats)
+        return
     ours = taken.found[OURS][-1]
     for name in taken.found:
         if name != OURS:
@@ -186,7 +197,7 @@ def main() -> int:
         judge(bench, full)
         in_memory = [peer for peer in peers if peer.name == OURS or peer.in_memory]
         few, _ = compared(bench, prepared(folder, rows // 10, given.features), in_memory, max(5, given.repeats), curves=False)
-        for name in ("glum", "scikit-learn, newton-cholesky"):
+        for name in ("glum", "scikit-learn, newton-cholesky") if OURS not in few.failed else ():
             ratio(bench, few, name, at_least=1.0)
     return bench.finish()
 
