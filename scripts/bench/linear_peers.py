@@ -6,8 +6,9 @@
 Every turn of every side is a process of its own, `peers/NAME.py`, in an environment of its own (`.peers`, installed from lock
 files): memory comes back between turns, and nobody's packages constrain another's. Interpreter, imports, virtual machines and
 thread pools are warm when its clock starts, by one fit of 65,536 rows. From there on a turn is all that lies between files in the
-page cache and coefficients. All have as many threads as there are cores. Ours reads its shards, the others plain Parquet, both
-float32, neither compressed nor encoded; Vowpal Wabbit its own cache, which is made from text, the making shown beside it.
+page cache and coefficients. All have as many threads as there are cores. Ours reads its shards, and once more plain Parquet, of
+which it writes shards first; the others plain Parquet. All that is float32, neither compressed nor encoded. Vowpal Wabbit reads
+its own cache, which is made from text, and MLlib once more Spark's: what that takes is shown as "before".
 
 Time to log-loss is that until a model has the log-loss on 200,000 other rows of the best exact solver + 1e-4. Of solvers that
 cannot be looked at on their way it is found by fits of fewer iterations, in the last turn, after what is measured.
@@ -108,11 +109,24 @@ def near_after(turn: dict[str, Any], loss: float | None) -> float | None:
 def table(taken: Sides) -> None:
     """Print the medians of every side and, of those that failed, why."""
     loss, rows = best(taken), taken.files.rows
-    heads = ("read s", "fit s", "cpu s", "M rows/s", "GiB", "GB read", "of disk", "log-loss", "near, s", "iterations")
-    print(f"\n{'':<40}{heads[0]:>8}" + "".join(f"{head:>11}" for head in heads[1:]))
+    heads = (
+        "before, s",
+        "read s",
+        "fit s",
+        "cpu s",
+        "M rows/s",
+        "GiB",
+        "GB read",
+        "of disk",
+        "log-loss",
+        "near, s",
+        "iterations",
+    )
+    print(f"\n{'':<40}{heads[0]:>11}" + "".join(f"{head:>11}" for head in heads[1:]))
     for name, turns in taken.found.items():
         if not turns:
             continue
+        before = max(turn["prepare_seconds"] for turn in turns)
         whole, reading = taken.median(name, "seconds"), taken.median(name, "read_seconds")
         near = near_after(turns[-1], loss)
         cells = [
@@ -121,7 +135,7 @@ def table(taken: Sides) -> None:
             f"{taken.median(name, 'read_bytes') / 1e9:>11.2f}{turns[-1]['log_loss']:>11.6f}",
             f"{'not' if near is None else f'{near:.2f}':>11}{turns[-1]['iterations'] or '':>11}",
         ]
-        print(f"{name + ' ' + turns[-1]['version']:<40}{reading:>8.2f}" + "".join(cells))
+        print(f"{name + ' ' + turns[-1]['version']:<40}{before:>11.1f}{reading:>11.2f}" + "".join(cells))
     for name, reason in taken.failed.items():
         print(f"{name:<40}not measured: {reason}")
     print(flush=True)

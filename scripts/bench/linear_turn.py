@@ -74,7 +74,8 @@ class Peer:
 
 
 PEERS = (
-    Peer("ours", "ours", None, exact=True),
+    Peer("ours", "ours", None, "shards", exact=True),
+    Peer("ours, from plain Parquet", "ours", None, "parquet", exact=True),
     Peer("MLlib, from Parquet", "mllib", None, "parquet", exact=True, slow=True),
     Peer("MLlib, from its cache", "mllib", None, "cache", exact=True, slow=True),
     Peer("scikit-learn, lbfgs", "sklearn", "sklearn", "lbfgs", exact=True, numbers=4),
@@ -107,7 +108,7 @@ def take(peer: Peer, files: Files, *, curve: bool) -> dict[str, Any]:
         python = python_of(peer.environment) if peer.environment else sys.executable
     except NotInstalledError as error:
         raise SideFailedError(f"cannot be installed: {error}") from None
-    rows, warm = (files.shards, files.warm_shards) if peer.program == "ours" else (files.plain, files.warm_plain)
+    rows, warm = (files.shards, files.warm_shards) if peer.variant == "shards" else (files.plain, files.warm_plain)
     words = [python, "-m", f"scripts.bench.peers.{peer.program}", rows, "--warm", warm, "--test", files.test]
     words += [*(["--variant", peer.variant] if peer.variant else []), *(["--curve"] if curve else [])]
     with Peak() as peak:

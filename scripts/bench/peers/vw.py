@@ -72,4 +72,4 @@ def fit(features: int, turn: Turn) -> Fitted:
 
 
 if __name__ == "__main__":
-    sys.exit(run("vowpalwabbit", read, fit, ["sgd", "bfgs"], prepare))
+    sys.exit(run("vowpalwabbit", read, fit, ["sgd", "bfgs"], prepare=prepare))
