@@ -5,7 +5,7 @@ py := .venv/bin
 PYTEST_ARGS ?=
 LOCKED_EXTRAS := --extra deep --extra sklearn --extra s3 --extra hdfs --extra dev
 
-.PHONY: help setup demo test check lint audit audit-or-warn unit spark cluster-test torch bench lock dist clean
+.PHONY: help setup demo test check lint audit audit-or-warn unit spark cluster-test torch peers peers-lock bench lock dist clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ cluster-test: setup  ## only the tests on a real cluster (HDFS, YARN, standalone
 torch: setup  ## install the PyTorch extra (3 GB the first time) and run its tests
 	@$(py)/uv pip install --python $(py)/python --compile-bytecode --require-hashes --quiet -r scripts/torch.lock.txt
 	@$(py)/pytest -q tests/torch tests/contracts -k "torch or Torch"
+
+peers: setup  ## environments of the other linear models that `make bench` measures, in .peers (2 GB); it installs what is missing, too
+	@$(py)/python scripts/bench/peers/environments.py
+
+peers-lock: setup  ## resolve these environments anew and write their lock files (review the diff)
+	@$(py)/python scripts/bench/peers/environments.py --lock
 
 bench: setup  ## every benchmark of scripts/bench, QUICK=1 for small sizes
 	@$(py)/python scripts/bench/run_all.py $(if $(QUICK),--quick)

@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/bench/linear_rows.py FOLDER --rows 1e8 --features 10
 
-publishes a set of shards at FOLDER/linear-ROWSxFEATURES (41 bytes a row and feature, so to speak: float32, neither compressed nor
-encoded), unless it is there. Each block of 2**20 rows is drawn from a generator of its own, seeded by the number of the block.
+publishes a set of shards at FOLDER/linear-ROWSxFEATURES (float32, neither compressed nor encoded), unless it is there. Each block
+of 2**20 rows, fewer if they are wide, is drawn from a generator of its own, seeded by the number of the block.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
 
@@ -31,12 +32,14 @@ from sparkml.storage.manifest import MANIFEST
 BLOCK = 1 << 20
 BLOCKS_PER_FILE = 8
 SEED = 20_261_122
+_WIDE = 32  # features
 
 
 def truth(features: int) -> Any:
     """Return the true coefficients and, last, the intercept: (features + 1,)."""
     random = np.random.default_rng([SEED, features])
-    return np.append(random.normal(size=features) * 0.5, -0.25).astype(np.float32)
+    size = 0.5 * np.sqrt(min(1, 20 / features))  # of many features each says less, or they told the classes apart
+    return np.append(random.normal(size=features) * size, -0.25).astype(np.float32)
 
 
 def block(number: int, rows: int, features: int) -> tuple[Any, Any, Any]:
@@ -57,6 +60,16 @@ def block(number: int, rows: int, features: int) -> tuple[Any, Any, Any]:
     return x, label, eta + random.standard_normal(rows, np.float32)
 
 
+def block_rows(features: int) -> int:
+    """Return rows per block: fewer of wide ones, which would fill the memory."""
+    return BLOCK if features <= _WIDE else 1 << ((BLOCK * _WIDE // features).bit_length() - 1)
+
+
+def group_rows(rows: int, features: int) -> int:
+    """Return rows per row group: 32 groups at least, so that ranks and Spark's tasks get equal shares of a small set, too."""
+    return min(block_rows(features), max(1 << 14, -(-rows // 32)))
+
+
 def columns(features: int) -> list[Column]:
     return [
         Column(name="x", dtype="float32", shape=(features,)),
@@ -75,7 +88,7 @@ def publish(folder: str, rows: int, features: int, processes: int | None = None)
     os.makedirs(folder, exist_ok=True)
     if needed * 1.05 > (free := shutil.disk_usage(folder).free):
         raise SystemExit(f"{needed / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} GB are free: take fewer --rows")
-    files = -(-rows // (BLOCK * BLOCKS_PER_FILE))
+    files = -(-rows // (block_rows(features) * BLOCKS_PER_FILE))
     with store.stage() as staging, ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_file, store.root, staging.path, file, rows, features) for file in range(files)]
         found = [row for job in jobs for row in job.result()]
@@ -92,15 +105,51 @@ def publish(folder: str, rows: int, features: int, processes: int | None = None)
 def _file(root: str, folder: str, file: int, rows: int, features: int) -> list[dict[str, Any]]:
     def batches() -> Iterator[pa.RecordBatch]:
         for number in range(file * BLOCKS_PER_FILE, (file + 1) * BLOCKS_PER_FILE):
-            count = min(BLOCK, rows - number * BLOCK)
+            size = block_rows(features)
+            count = min(size, rows - number * size)
             if count <= 0:
                 return
             x, label, value = block(number, count, features)
             tensor = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * features), count, [None, pa.py_buffer(x)])
             yield pa.RecordBatch.from_arrays([tensor, pa.array(label), pa.array(value)], ["x", "label", "value"])
 
-    reports = write_shard(batches(), partition=file, root=root, folder=folder, columns=columns(features), group_rows=BLOCK)
+    layout = {"columns": columns(features), "group_rows": group_rows(rows, features)}
+    reports = write_shard(batches(), partition=file, root=root, folder=folder, **layout)
     return [row for report in reports for row in report.to_pylist()]
+
+
+def plain(folder: str, rows: int, features: int, processes: int | None = None) -> str:
+    """Write the same rows as Parquet with one float32 column per feature (x0, x1, ...) and the label, unless they are there.
+
+    That is how others take them: neither compressed nor dictionary-encoded, which every reader decodes fastest.
+    """
+    path = Path(folder, f"plain-{rows}x{features}")
+    done = path / "_SUCCESS"
+    if not done.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            parts = range(-(-rows // block_rows(features)))
+            for job in [pool.submit(_plain_file, path, number, rows, features) for number in parts]:
+                job.result()
+        done.touch()
+    return str(path)
+
+
+def _plain_file(path: Path, number: int, rows: int, features: int) -> None:
+    size = block_rows(features)
+    x, label, _ = block(number, min(size, rows - number * size), features)
+    table = pa.table({**{f"x{at}": x[:, at] for at in range(features)}, "label": label})
+    layout = {"compression": "none", "use_dictionary": False, "row_group_size": group_rows(rows, features)}
+    pq.write_table(table, path / f"part-{number:05d}.parquet", **layout)
+
+
+def held_out(folder: str, features: int, rows: int = 200_000) -> str:
+    """Write other rows, on which log-losses are compared, as an npz file with x and y; return its path."""
+    path = Path(folder, f"test-{rows}x{features}.npz")
+    if not path.exists():
+        x, y, _ = block(1 << 30, rows, features)
+        np.savez(path, x=x, y=y)
+    return str(path)
 
 
 def main() -> int:

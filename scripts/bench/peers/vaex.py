@@ -1,0 +1,33 @@
+"""Vaex streaming Parquet out of core into scikit-learn's SGD, tuned as in sklearn.py: what its IncrementalPredictor does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import vaex
+
+from scripts.bench.peers.measured import Fitted, Turn, files, run
+from scripts.bench.peers.sklearn import streamed
+
+_CHUNK = 100_000
+
+
+def read(turn: Turn) -> Any:
+    return vaex.open_many(files(turn.rows))
+
+
+def fit(frame: Any, turn: Turn) -> Fitted:
+    return streamed(_chunks(frame), turn, tuned=True)
+
+
+def _chunks(frame: Any) -> Iterator[tuple[Any, Any]]:
+    names = [name for name in frame.get_column_names() if name != "label"]
+    for _, _, values in frame.to_arrays([*names, "label"], chunk_size=_CHUNK, array_type="numpy", parallel=True):
+        yield np.stack(values[:-1], axis=1), values[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(run("vaex-core", read, fit))
