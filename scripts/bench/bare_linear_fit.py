@@ -1,4 +1,4 @@
-"""One fit as a job of its own, for linear.py: ``bare_linear_fit.py URL logistic|linear TOL``; prints the outcome as JSON."""
+"""One fit as a job of its own, for linear_jobs.py: ``bare_linear_fit.py URL logistic|linear|search TOL``; prints JSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import json
 import sys
 import time
 
+from pyspark.ml.tuning import ParamGridBuilder
+
 import sparkml
-from sparkml.estimators import LinearRegression, LogisticRegression
+from sparkml.estimators import CrossValidator, LinearRegression, LogisticRegression
+
+PENALTIES = [10.0**power for power in range(-10, 0)]
 
 
 def main() -> int:
@@ -18,6 +22,10 @@ def main() -> int:
     shared = {"featuresCol": "x", "tol": float(tolerance), "verbose": False}
     if kind == "logistic":
         model = LogisticRegression(labelCol="label", family="binomial", **shared).fit(rows)
+    elif kind == "search":
+        estimator = LogisticRegression(labelCol="label", family="binomial", **shared)
+        grid = ParamGridBuilder().addGrid(estimator.regParam, PENALTIES).build()
+        model = CrossValidator(estimator=estimator, estimatorParamMaps=grid, numFolds=10).fit(rows).bestModel
     else:
         model = LinearRegression(labelCol="value", **shared).fit(rows)
     found = {
@@ -27,6 +35,10 @@ def main() -> int:
         "error": model.history["error"],
         "w": [*model.coefficients, model.intercept],
     }
+    if kind == "search":
+        said = model.history["validation"]
+        found["best"] = PENALTIES[said["best"]]
+        found["largest bound of a fold's fit"] = max(error or float("inf") for several in said["errors"] for error in several)
     spark.stop()
     print(json.dumps(found))
     return 0

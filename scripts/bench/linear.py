@@ -11,24 +11,20 @@ fixed size and every ratio to it is at its worst. Against other libraries: linea
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes here; ranks have their own
 
-import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed
 
-from scripts.bench.harness import PYTHONPATH, Bench, Peak
+from scripts.bench.harness import Bench
+from scripts.bench.linear_jobs import fits, search
 from scripts.bench.linear_limits import roofline, wide
 from scripts.bench.linear_passes import Ranks, one_pass, read
 from scripts.bench.linear_rows import publish
@@ -51,45 +47,6 @@ def passes(bench: Bench, url: str, rows: int) -> None:
     bench.add("linear: least squares pass / reading", squares.wall_median / bare.wall_median, "x")
 
 
-def fits(bench: Bench, url: str, rows: int) -> None:
-    """Whole jobs, each in a process of its own: Python, JVM, session, gang, sample, passes."""
-    found: dict[str, dict[str, Any]] = {}
-    peaks: list[int] = []
-
-    def fit(name: str, *arguments: str) -> Callable[[], None]:
-        def run() -> None:
-            words = [sys.executable, str(Path(__file__).with_name("bare_linear_fit.py")), url, *arguments]
-            with Peak() as peak:
-                done = subprocess.run(words, env={**os.environ, **PYTHONPATH}, capture_output=True, text=True, check=True)
-            found[name] = json.loads(done.stdout.splitlines()[-1])
-            peaks.append(peak.bytes)
-            shown = {key: value for key, value in found[name].items() if key != "w"}
-            print(f"  {shown}; peak {peak.bytes / 2**30:.2f} GiB", flush=True)
-
-        return run
-
-    def reading() -> None:
-        with Ranks() as ranks:
-            ranks.passing(rows, read, url)()
-
-    sides = {
-        "read and decode, a process for each": reading,
-        "logistic regression, tol 1e-9": fit("exact", "logistic", "1e-9"),
-        "logistic regression, tol 1e-4": fit("once", "logistic", "1e-4"),
-        "linear regression": fit("squares", "linear", "1e-6"),
-    }
-    large = rows > 3e8
-    bare, exact, once, squares = bench.compare(sides, repeats=1 if large else 3, warm_up=not large).values()
-    away = float(np.max(np.abs(np.array(found["exact"]["w"]) - found["once"]["w"])))
-    bench.add("linear: logistic fit, exact", exact.wall_median, "s")
-    bench.add("linear: logistic fit, exact / reading once", exact.wall_median / bare.wall_median, "x", at_most=2.6)
-    bench.add("linear: logistic fit, one pass / reading once", once.wall_median / bare.wall_median, "x", at_most=1.4)
-    bench.add("linear: one pass, largest error of a coefficient", away * 1e6, "1e-6", at_most=100)
-    bench.add("linear: one pass, its own bound", found["once"]["error"] * 1e6, "1e-6", at_most=100)
-    bench.add("linear: linear regression / reading once", squares.wall_median / bare.wall_median, "x", at_most=1.2)
-    bench.add("linear: peak RSS of a fit", max(peaks) / 2**30, "GiB", at_most=2)
-
-
 def passes_and_fits(bench: Bench, folder: str, rows: int, only: list[str]) -> None:
     """Take the largest set that fits the disk, up to `rows`."""
     room = int(shutil.disk_usage(folder).free * 0.9 / 48)
@@ -107,6 +64,7 @@ def passes_and_fits(bench: Bench, folder: str, rows: int, only: list[str]) -> No
 
 # rows at most: the files of larger sets crowd one another out of the page cache, or off the disk
 OTHERS = {
+    "search": (search, 1_000_000_000),
     "workers": (workers, 100_000_000),
     "wide": (wide, 1_000_000),
     "transform": (transform, 100_000_000),
