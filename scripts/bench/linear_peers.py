@@ -5,10 +5,10 @@
 
 Every turn of every side is a process of its own, `peers/NAME.py`, in an environment of its own (`.peers`, installed from lock
 files): memory comes back between turns, and nobody's packages constrain another's. Interpreter, imports, virtual machines and
-thread pools are warm when its clock starts, by one fit of 65,536 rows. From there on a turn is all that lies between files in the
-page cache and coefficients. All have as many threads as there are cores. Ours reads its shards, and once more plain Parquet, of
-which it writes shards first; the others plain Parquet. All that is float32, neither compressed nor encoded. Vowpal Wabbit reads
-its own cache, which is made from text, and MLlib once more Spark's: what that takes is shown as "before".
+thread pools are warm when its clock starts, by three fits of 65,536 rows. From there on a turn is all that lies between files in
+the page cache and coefficients. All have as many threads as there are cores. Ours reads its shards, and once more plain Parquet,
+of which it writes shards first; the others plain Parquet. All that is float32, neither compressed nor encoded. Vowpal Wabbit
+reads its own cache, which is made from text, and MLlib once more Spark's: what that takes is shown as "before".
 
 Time to log-loss is that until a model has the log-loss on 200,000 other rows of the best exact solver + 1e-4. Of solvers that
 cannot be looked at on their way it is found by fits of fewer iterations, in the last turn, after what is measured.
@@ -188,12 +188,21 @@ def prepared(folder: str, rows: int, features: int) -> Files:
 
 
 def chosen(words: list[str]) -> list[Peer]:
-    """Return ours, and the peers whose name or program has one of the words in it; all by default."""
+    """Return ours, and the peers whose name or program has one of the words in it; all by default.
+
+    Raises
+    ------
+    SystemExit
+        A word is in none.
+    """
+    unknown = [word for word in words if not any(word in peer.key for peer in PEERS)]
+    if unknown:
+        raise SystemExit(f"no peer has {', '.join(unknown)} in its name; there are {'; '.join(peer.name for peer in PEERS)}")
     return [peer for peer in PEERS if not words or peer.name == OURS or any(word in peer.key for word in words)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(epilog=f"Peers: {', '.join(peer.name for peer in PEERS)}.")
+    parser = argparse.ArgumentParser(epilog=f"Peers: {'; '.join(peer.name for peer in PEERS)}.")
     parser.add_argument("--rows", type=lambda text: int(float(text)))
     parser.add_argument("--features", type=int, default=20)
     parser.add_argument("--folder", help="where the rows are kept; a temporary folder by default")
