@@ -54,25 +54,30 @@ def peers(name: str, found: dict[str, Any]) -> Figure:
         if not turns:
             continue
         library = next((library for library in _COLOURS if side.startswith(library)), "ours")
-        curve = sorted(tuple(point) for point in turns[-1]["curve"])
-        shown = [(seconds, max(loss - found["best"], _BOTTOM)) for seconds, loss in curve]
+        shown = best_so_far(turns[-1]["curve"], found["best"])
         style = _STYLES[seen.setdefault(library, 0) % len(_STYLES)]
         seen[library] += 1
         wide = 2.6 if library == "ours" else 1.5
-        axes.plot(
-            *zip(*shown, strict=True), style, color=_COLOURS[library], linewidth=wide, marker="o", markersize=3.5, label=side
-        )
-    axes.axhline(NEAR, color="#888888", linewidth=1)
-    axes.annotate(
-        "near enough: 1e-4", (1, NEAR), (-4, 3), "axes fraction", textcoords="offset points", ha="right", color="#555555"
-    )
-    axes.texts[-1].xycoords = axes.get_yaxis_transform()
+        line = {"color": _COLOURS[library], "linestyle": style, "linewidth": wide, "drawstyle": "steps-post"}
+        axes.plot(*zip(*shown, strict=True), marker="o", markersize=3.5, label=side, **line)
+    axes.axhline(NEAR, color="#888888", linewidth=1, label="near enough")
     axes.set(xscale="log", yscale="log", xlabel="seconds, reading included", ylim=(_BOTTOM * 0.7, 3))
-    axes.set_ylabel(f"log-loss on other rows, above the best exact solver's ({_BOTTOM:g} or less: on the axis)")
-    axes.set_title(f"Logistic regression, {name.removeprefix('peers of ')}", loc="left")
+    axes.set_ylabel("log-loss above the best exact solver's, best so far")
+    rows, features = name.removeprefix("peers of ").split(" x ")
+    axes.set_title(f"{int(rows):,} rows x {features}: log-loss on other rows (on the axis: {_BOTTOM:g} or less)", loc="left")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.legend(loc="outside right upper")
     return figure
+
+
+def best_so_far(curve: list[list[float]], best: float) -> list[tuple[float, float]]:
+    """Return the points of a curve that are lower than all before them: fits of few iterations take their time in no order."""
+    found: list[tuple[float, float]] = []
+    for seconds, loss in sorted(map(tuple, curve)):
+        above = max(loss - best, _BOTTOM)
+        if not found or above < found[-1][1]:
+            found.append((seconds, above))
+    return found
 
 
 def scaling(found: list[dict[str, Any]]) -> Figure:
