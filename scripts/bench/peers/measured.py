@@ -1,8 +1,8 @@
 """What every peer's program shares: its flags, the measured turn, and the JSON line that it ends with.
 
 Runs in environments that have NumPy and PyArrow and nothing else in common. A program hands two functions to `run`: `read`,
-which brings the rows into the form that the peer fits on, and `fit`. Before the clock starts both are called three times on 65,536
-other rows: imports, thread pools and virtual machines are warm, ours and the peers'.
+which brings the rows into the form that the peer fits on, and `fit`. Before the clock starts both are called three times on
+65,536 other rows: imports, thread pools and virtual machines are warm, ours and the peers'.
 """
 
 from __future__ import annotations
