@@ -188,12 +188,21 @@ def prepared(folder: str, rows: int, features: int) -> Files:
 
 
 def chosen(words: list[str]) -> list[Peer]:
-    """Return ours, and the peers whose name or program has one of the words in it; all by default."""
+    """Return ours, and the peers whose name or program has one of the words in it; all by default.
+
+    Raises
+    ------
+    SystemExit
+        A word is in none.
+    """
+    unknown = [word for word in words if not any(word in peer.key for peer in PEERS)]
+    if unknown:
+        raise SystemExit(f"no peer has {', '.join(unknown)} in its name; there are {'; '.join(peer.name for peer in PEERS)}")
     return [peer for peer in PEERS if not words or peer.name == OURS or any(word in peer.key for word in words)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(epilog=f"Peers: {', '.join(peer.name for peer in PEERS)}.")
+    parser = argparse.ArgumentParser(epilog=f"Peers: {'; '.join(peer.name for peer in PEERS)}.")
     parser.add_argument("--rows", type=lambda text: int(float(text)))
     parser.add_argument("--features", type=int, default=20)
     parser.add_argument("--folder", help="where the rows are kept; a temporary folder by default")
