@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from scripts.bench.peers.measured import Fitted, Turn, arrays, run, stream
 
-_BATCH = 16_384
+BATCH = 16_384
 _TUNED = {"alpha": 1e-7, "average": 100_000, "learning_rate": "invscaling", "eta0": 0.05, "power_t": 0.25}
 _TOLERANCES = {"lbfgs": 1e-6, "newton-cholesky": 1e-8}
 
@@ -31,7 +31,7 @@ def fit(data: Any, turn: Turn) -> Fitted:
         solver, tolerance = turn.variant, _TOLERANCES[turn.variant]
         model = LogisticRegression(C=np.inf, solver=solver, tol=tolerance, max_iter=turn.limit or 1000).fit(*data)
         return Fitted.linear(model.coef_, model.intercept_[0], int(model.n_iter_[0]))
-    return streamed(stream(turn.rows, _BATCH), turn, tuned=turn.variant == "sgd-tuned")
+    return streamed(stream(turn.rows, BATCH), turn, tuned=turn.variant == "sgd-tuned")
 
 
 def streamed(blocks: Iterable[tuple[Any, Any]], turn: Turn, *, tuned: bool) -> Fitted:
