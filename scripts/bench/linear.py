@@ -11,10 +11,11 @@ fixed size and every ratio to it is at its worst. Against other libraries: linea
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes here; ranks have their own
@@ -27,7 +28,7 @@ from scripts.bench.harness import Bench
 from scripts.bench.linear_jobs import fits, search
 from scripts.bench.linear_limits import roofline, wide
 from scripts.bench.linear_passes import Ranks, one_pass, read
-from scripts.bench.linear_rows import publish
+from scripts.bench.linear_rows import largest, publish
 from scripts.bench.linear_scaling import scaling, workers
 from scripts.bench.linear_transform import transform
 from sparkml.learners.linear.families import Binomial, Gaussian
@@ -49,10 +50,8 @@ def passes(bench: Bench, url: str, rows: int) -> None:
 
 def passes_and_fits(bench: Bench, folder: str, rows: int, only: list[str]) -> None:
     """Take the largest set that fits the disk, up to `rows`."""
-    room = int(shutil.disk_usage(folder).free * 0.9 / 48)
-    if rows > room and not Path(folder, f"linear-{rows}x10").exists():
-        print(f"{rows:,} rows do not fit the disk: {room:,} do")
-        rows = room
+    if not Path(folder, f"linear-{rows}x10").exists():
+        rows = largest(folder, rows, 48)
     url = publish(folder, rows, 10)
     memory = psutil.virtual_memory().total
     print(f"{rows:,} rows x 10, {rows * 44 / 1e9:.1f} GB read in a pass; {memory / 1e9:.0f} GB of memory", flush=True)
@@ -77,21 +76,31 @@ PARTS = ("passes", "fits", *OTHERS)
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=lambda text: int(float(text)), help="1e8 by default, 1e7 with --quick")
-    parser.add_argument("--folder", help="where the rows are kept; a temporary folder by default")
+    parser.add_argument("--folder", help="where the rows are kept; by default a temporary folder for each part")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=" ".join(PARTS))
     example = "Example: linear.py --rows 1e7 --only workers roofline --json linear.json"
     bench = Bench(f"{__doc__.splitlines()[0]} {example}", parser)
     only = bench.arguments.only
-    with tempfile.TemporaryDirectory(prefix="sparkml-bench-") as temporary:
-        folder = bench.arguments.folder or temporary
-        os.makedirs(folder, exist_ok=True)
-        rows = bench.arguments.rows or (10_000_000 if bench.quick else 100_000_000)
-        if {"passes", "fits"} & set(only):
+    rows = bench.arguments.rows or (10_000_000 if bench.quick else 100_000_000)
+    if {"passes", "fits"} & set(only):
+        with kept(bench.arguments.folder) as folder:
             passes_and_fits(bench, folder, rows, only)
-        for name, (part, most) in OTHERS.items():
-            if name in only:
+    for name, (part, most) in OTHERS.items():
+        if name in only:
+            with kept(bench.arguments.folder) as folder:
                 part(bench, folder, min(rows, most // 10 if bench.quick else most))
     return bench.finish()
+
+
+@contextlib.contextmanager
+def kept(folder: str | None) -> Iterator[str]:
+    """Yield the folder, or a temporary one for this part alone: all parts' rows together do not fit every disk."""
+    if folder is not None:
+        os.makedirs(folder, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="sparkml-bench-") as temporary:
+        yield temporary
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from scripts.bench.harness import PYTHONPATH, Bench, Peak
+from scripts.bench.harness import PYTHONPATH, Bench, Peak, orphans_awaited
 from scripts.bench.linear_passes import Ranks, read
 from scripts.bench.linear_rows import publish
 from sparkml.storage import Store
@@ -40,7 +40,7 @@ class Jobs:
         def run() -> None:
             self.forget()
             words = [sys.executable, str(Path(__file__).with_name("bare_linear_fit.py")), self.url, *arguments]
-            with Peak() as peak:
+            with Peak() as peak, orphans_awaited():
                 done = subprocess.run(words, env={**os.environ, **PYTHONPATH}, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{name} failed: {done.stderr[-2000:]}")

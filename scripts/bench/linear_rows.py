@@ -78,6 +78,14 @@ def columns(features: int) -> list[Column]:
     ]
 
 
+def largest(folder: str, rows: int, row_bytes: int) -> int:
+    """Return how many rows of so many bytes fit the disk, `rows` at most, and say so if these do not."""
+    room = int(shutil.disk_usage(folder).free * 0.9 / row_bytes)
+    if rows > room:
+        print(f"{rows:,} rows do not fit the disk: {room:,} do")
+    return min(rows, room)
+
+
 def publish(folder: str, rows: int, features: int, processes: int | None = None) -> str:
     """Write the set unless it is there, and return its URL. Raises `SystemExit` when the disk has no room for it."""
     name = f"linear-{rows}x{features}"

@@ -16,16 +16,19 @@ from typing import Any
 import numpy as np
 
 from scripts.bench.harness import Bench
-from scripts.bench.linear_rows import plain, publish
+from scripts.bench.linear_rows import largest, plain, publish
 
 FEATURES = 10
 _FEW = 65_536
+_ROW_BYTES = 4 * (FEATURES + 2) + 4 * (FEATURES + 1) + 4 * 8  # shards, columns, and scores twice while they are overwritten
 
 
 def transform(bench: Bench, folder: str, rows: int) -> None:
     """Score all rows and write the scores."""
     import sparkml
 
+    if not Path(folder, f"plain-{rows}x{FEATURES}").exists():
+        rows = largest(folder, rows, _ROW_BYTES)
     shards, columns = publish(folder, rows, FEATURES), plain(folder, rows, FEATURES)
     few_shards, few_columns = publish(folder, _FEW, FEATURES), plain(folder, _FEW, FEATURES)
     spark = sparkml.session("local[2]", conf={"spark.driver.memory": "4g"})

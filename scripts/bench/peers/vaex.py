@@ -12,7 +12,7 @@ import vaex
 from scripts.bench.peers.measured import Fitted, Turn, files, run
 from scripts.bench.peers.sklearn import BATCH, streamed
 
-_CHUNK = 100_000
+_CHUNK = 1 << 20  # smaller ones make it read files again and again
 
 
 def read(turn: Turn) -> Any:
