@@ -42,7 +42,7 @@ def passes(bench: Bench, url: str, rows: int) -> None:
             "logistic pass": ranks.passing(rows, one_pass, url, Binomial()),
             "least squares pass": ranks.passing(rows, one_pass, url, Gaussian(), "value"),
         }
-        bare, logistic, squares = bench.compare(sides, repeats=3 if rows >= 1e8 else 9).values()
+        bare, logistic, squares = bench.compare(sides, repeats=2 if rows >= 3e8 else 9, warm_up=rows < 3e8).values()
     bench.add("linear: reading", rows / bare.wall_median / 1e6, "M rows/s")
     bench.add("linear: logistic pass / reading", logistic.wall_median / bare.wall_median, "x", at_most=1.25)
     bench.add("linear: least squares pass / reading", squares.wall_median / bare.wall_median, "x")
