@@ -1,4 +1,4 @@
-"""Linear models in the API of pyspark.ml, fitted by Newton's method on ranks that read the rows themselves."""
+"""Linear models in the API of pyspark.ml, fitted by Newton's method or L-BFGS on ranks that read the rows themselves."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pyspark.ml.param.shared import (
     HasRawPredictionCol,
     HasRegParam,
     HasSeed,
+    HasSolver,
     HasStandardization,
     HasThreshold,
     HasTol,
@@ -50,9 +51,10 @@ from sparkml.launch.options import GangOptions
 from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import LinearJob, train_linear
+from sparkml.learners.linear.methods import METHODS, MOST_CLASSES, MOST_COEFFICIENTS, chosen_solver
 from sparkml.learners.linear.metrics import Metric
 from sparkml.learners.linear.multinomial import Multinomial
-from sparkml.learners.linear.passes import MOST_COEFFICIENTS, Task
+from sparkml.learners.linear.passes import Task
 from sparkml.learners.linear.quadratic import Penalty
 from sparkml.learners.linear.rows import RowSource
 
@@ -82,6 +84,7 @@ class LinearEstimator(
     HasMaxIter,
     HasTol,
     HasSeed,
+    HasSolver,
     HasBounds,
     OnRanks,
     DefaultParamsWritable,
@@ -92,6 +95,9 @@ class LinearEstimator(
     `tol` is the distance from the optimum at which a fit ends, in the norm of the loss's Hessian: about the root mean square of
     what is wrong with the linear predictor. The fit starts on a growing random sample of row groups, so that one pass over
     all rows is mostly enough, or two. The same rows give the same bits on any number of ranks.
+
+    `solver` is newton (its Hessian takes up to 4,096 coefficients), l-bfgs (any number; OWL-QN with L1; sparse features stay
+    sparse), or auto: newton up to 2,000 coefficients and for bounds.
     """
 
     maxMemoryInMB: Param[int] = Param(
@@ -102,12 +108,13 @@ class LinearEstimator(
     )
 
     _model_class: ClassVar[type[LinearModel]] = LinearModel
+    _solvers: ClassVar[dict[str, str]] = {"auto": "auto", "newton": "newton", "l-bfgs": "l-bfgs"}
 
     def __init__(self, *, on_report: Report | None = None, verbose: bool = True, **params: Any) -> None:
         super().__init__()
         self._on_report, self._verbose = on_report, verbose
         self._setDefault(seed=7, regParam=0.0, elasticNetParam=0.0, fitIntercept=True, standardization=True)
-        self._setDefault(maxIter=100, tol=1e-6, maxMemoryInMB=512)
+        self._setDefault(maxIter=100, tol=1e-6, maxMemoryInMB=512, solver="auto")
         if isinstance(self, HasCovarianceType):
             self._setDefault(covarianceType="nonrobust")
         self._setDefault(**self._defaults(), **defaults(GangOptions))
@@ -136,6 +143,9 @@ class LinearEstimator(
             if not least <= value <= most:
                 allowed = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
                 raise ConfigError(f"{type(self).__name__}: {name} = {value}: must be {allowed}")
+        if self.getSolver() not in self._solvers:
+            name = type(self).__name__
+            raise ConfigError(f"{name}: solver = {self.getSolver()!r}: must be one of {', '.join(self._solvers)}")
         if isinstance(self, HasCovarianceType):
             self._covariance_type()
         self._family()
@@ -189,14 +199,19 @@ class LinearEstimator(
         rows = LinearRows(dataset, self.getFeaturesCol(), labels, weight, offset, folds.column if folds else None)
         families = {one.getLabelCol(): one._family_of(rows) for one in several}
         outputs = {label: family.classes if isinstance(family, Multinomial) else 1 for label, family in families.items()}
-        for label in labels:
-            size = (rows.width + 1) * outputs[label]
-            if size > MOST_COEFFICIENTS:
-                raise ConfigError(
-                    f"{size} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}",
-                    hint="hash or select features",
-                )
         tasks = [Task(one._penalty(rows.width, outputs[one.getLabelCol()]), labels.index(one.getLabelCol())) for one in several]
+        size, count = (rows.width + 1) * max(outputs.values()), folds.count if folds else 1
+        solver = chosen_solver(self._solvers[self.getSolver()], size, bounded=any(task.penalty.bounded for task in tasks))
+        METHODS[solver].check(size, count, len(several))
+        covariance = self._covariance_type() if isinstance(self, HasCovarianceType) else "nonrobust"
+        if covariance != "nonrobust" and solver != "newton":
+            raise ConfigError(
+                f"covarianceType = {covariance!r}: {solver} has no standard errors",
+                hint=f'set solver="newton", which takes up to {MOST_COEFFICIENTS} coefficients',
+            )
+        sparse = rows.sparse and solver != "newton"
+        kind = "sparse" if sparse else "dense"
+        log.info("%s: %d coefficients, %s features: solver %s", type(self).__name__, size, kind, solver)
         sizes = self._sizes(dataset.sparkSession, rows.rows)  # before the shards are written, which may take long
         with self._store() as store, self._reports() as report:
             written = rows.shards(store)
@@ -206,10 +221,11 @@ class LinearEstimator(
                 labels=tuple(labels),
                 weight=weight,
                 offset=offset,
-                folds=folds.count if folds else 1,
+                folds=count,
                 fold=folds.column if folds else None,
                 seed=folds.seed if folds else self.getSeed(),
                 memory=self.getOrDefault("maxMemoryInMB") << 20,
+                sparse=sparse,
             )
             job = LinearJob(
                 source=source,
@@ -218,11 +234,16 @@ class LinearEstimator(
                 tolerance=self.getTol(),
                 passes=self.getMaxIter(),
                 metric=folds.metric if folds else None,
-                covariance=self._covariance_type() if isinstance(self, HasCovarianceType) else "nonrobust",
+                covariance=covariance,
+                solver=solver,
             )
             body, restarts = self._run(dataset.sparkSession, partial(train_linear, job=job), sizes, report)
         answer = json.loads(body)
-        shown = {"stored": written.stored.model_dump() if written.stored else None, "restarts": [vars(one) for one in restarts]}
+        shown = {
+            "sparse": sparse,
+            "stored": written.stored.model_dump() if written.stored else None,
+            "restarts": [vars(one) for one in restarts],
+        }
         best = answer.get("validation", {}).get("best")
         models = []
         for number, (one, history) in enumerate(zip(several, answer["fits"], strict=True)):
@@ -299,6 +320,8 @@ class LogisticRegression(LinearEstimator, HasCovarianceType, HasProbabilityCol, 
             return self._family()
         most = rows.most(self.getLabelCol())
         classes = max(2, int(most) + 1 if math.isfinite(most) else 2)
+        if classes > MOST_CLASSES:
+            raise ConfigError(f"{classes} classes: a linear model takes at most {MOST_CLASSES}", hint="is the label an id?")
         return Multinomial(classes) if family == "multinomial" or classes > 2 else self._family()
 
 
@@ -307,6 +330,7 @@ class LinearRegression(LinearEstimator, HasCovarianceType):
     """Least squares: one pass over all rows gives the optimum."""
 
     _model_class = LinearRegressionModel
+    _solvers = {**LinearEstimator._solvers, "normal": "newton"}
 
     def _penalty(self, features: int, outputs: int) -> Penalty:
         return replace(super()._penalty(features, outputs), by_label=True)
@@ -330,6 +354,7 @@ class GeneralizedLinearRegression(LinearEstimator, HasCovarianceType, GlmParams)
     """A distribution of the label and a link; the penalty is that of the mean loss, of features as they come."""
 
     _model_class = GeneralizedLinearRegressionModel
+    _solvers = {**LinearEstimator._solvers, "irls": "newton"}
 
     def _defaults(self) -> dict[str, Any]:
         return {"family": "gaussian", "variancePower": 0.0, "standardization": False}

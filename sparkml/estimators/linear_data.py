@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from sparkml.errors import DataError
 from sparkml.estimators.materialise import as_shards, describe, in_place
+from sparkml.learners.linear.methods import MANY_COEFFICIENTS
 from sparkml.lineage.fingerprint import fingerprint
 from sparkml.shards.reader import ShardSet
 from sparkml.shards.schema import Column
 from sparkml.storage import Store
 
 _GROUPS = 256  # row groups of a small set: shares of nearly equal size for any number of ranks
+_FEW_GROUPS = 16  # of sparse rows with more features than entries: a group's sum has a number for each feature
 _MAX_ROWS_PER_GROUP = 1 << 18
 _FILE_BYTES = 128 << 20
 _MIN_FILES = 4
@@ -79,6 +83,7 @@ class LinearRows:
                 hint="assemble the columns with a VectorAssembler",
             )
         self.names = _names_of(dataset.schema[features].metadata)
+        self._entries: tuple[float, str] | None = None  # of a row on average, and their type
         self._frame = dataset.select(
             F.col(f"`{features}`"),
             *(F.col(f"`{name}`").cast("double").alias(name) for name in dict.fromkeys(name for _, name in self.numbers)),
@@ -108,6 +113,10 @@ class LinearRows:
         content = F.sum(F.xxhash64(*[F.col(f"`{name}`") for name in self._frame.columns]).cast("decimal(38,0)"))
         most = [F.max(F.col(f"`{name}`")).alias(f"most {at}") for at, name in enumerate(self.labels)]
         checks = [F.count("*").alias("rows"), content.alias("content"), *most]
+        if self._frame.schema[self.features].dataType.simpleString() == "vector":
+            values = F.unwrap_udt(F.col(f"`{self.features}`"))["values"]
+            checks.append(F.avg(F.size(values)).alias("entries"))
+            checks.append(F.max(F.exists(values, lambda value: value != value.cast("float"))).alias("doubles"))
         for at, (_, name) in enumerate(self.numbers):
             value = F.col(f"`{name}`")
             unusable = value.isNull() | F.isnan(value) | (F.abs(value) == float("inf"))
@@ -117,12 +126,27 @@ class LinearRows:
         for at, (role, name) in enumerate(self.numbers):
             if wrong := row[f"unusable {at}"]:
                 raise DataError(f"the {role} {name!r} is null, NaN or infinite in {wrong} of {row['rows']} rows")
+        if "entries" in row.asDict():
+            self._entries = float(row["entries"] or 0), "float64" if row["doubles"] else "float32"
         self._most = {name: float(row[f"most {at}"] or 0) for at, name in enumerate(self.labels)}
         return row["rows"], str(row["content"])
 
     def _described(self) -> list[Column]:
+        """Return how columns are stored: doubles as doubles, vectors that are mostly zeros by their entries."""
         columns = describe(self._frame, self._frame.columns, tensors=[self.features], sparse=())
-        return [_precise(self._frame, column) for column in columns]
+        features, *others = [_precise(self._frame, column) for column in columns]
+        if self._entries is not None:
+            entries, dtype = self._entries
+            stored = (4 + np.dtype(dtype).itemsize) * math.ceil(max(1.0, entries))
+            if stored < features.width / 2:
+                features = features.model_copy(update={"kind": "sparse", "dtype": dtype, "stored_bytes": stored})
+        return [features, *others]
+
+    @property
+    def sparse(self) -> bool:
+        """Whether features are stored by their entries, and those are few."""
+        features = self.columns[0]
+        return features.kind == "sparse" and features.width < self.width * np.dtype(features.dtype).itemsize / 2
 
     @property
     def width(self) -> int:
@@ -134,7 +158,10 @@ class LinearRows:
         if self._shards is not None:
             return Rows(self._shards[0], self.names, self._stored)
         columns = self.columns
-        group_rows = max(1, min(_MAX_ROWS_PER_GROUP, self.rows // _GROUPS))
+        groups = _GROUPS
+        if self.sparse and self.width > MANY_COEFFICIENTS:
+            groups = min(_GROUPS, max(_FEW_GROUPS, self.rows * columns[0].width // (16 * self.width)))
+        group_rows = max(1, min(_MAX_ROWS_PER_GROUP, self.rows // groups))
         mark: list[Any] = [self.rows, self._content, group_rows, [column.model_dump() for column in columns]]
         path = f"shards/train-{fingerprint(mark)}"
         width = sum(column.width for column in columns)

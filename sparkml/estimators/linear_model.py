@@ -22,7 +22,7 @@ from pyspark.ml.param.shared import (
     HasRegParam,
     HasThreshold,
 )
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -30,12 +30,16 @@ from pyspark.sql.pandas.functions import arrow_udf
 
 from sparkml.errors import ConfigError, DataError
 from sparkml.estimators.keras_params import accessible
+from sparkml.estimators.linear_files import LinearReader, LinearWriter
 from sparkml.estimators.linear_summary import LinearSummary
 from sparkml.estimators.materialise import handed_over, in_place
 from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
 from sparkml.learners.linear.glm import family_of
+from sparkml.learners.linear.methods import MANY_COEFFICIENTS
 from sparkml.learners.linear.multinomial import Multinomial
-from sparkml.shards.schema import Column, check_finite, to_arrow, to_numpy
+from sparkml.shards.schema import Column, check_finite, to_arrow, to_csr, to_numpy
+
+_WIDE = 1 << 16  # features: a batch of rows made dense would take gigabytes
 
 
 class LinearColumns(HasFeaturesCol, HasLabelCol, HasPredictionCol):
@@ -103,7 +107,7 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, HasRegParam, HasElastic
     ) -> None:
         super().__init__()
         each = np.atleast_2d(np.asarray(coefficients, np.float64))
-        self.coefficientMatrix = DenseMatrix(each.shape[0], each.shape[1], each.ravel(order="F").tolist())
+        self.coefficientMatrix = DenseMatrix(each.shape[0], each.shape[1], each.ravel(order="F"))
         self.interceptVector = DenseVector(np.atleast_1d(np.asarray(intercept, np.float64)))
         self.names, self.history = list(names), history or {}
 
@@ -190,7 +194,8 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, HasRegParam, HasElastic
         """Return how the features come: as numbers, or as shards store them."""
         name = self.getFeaturesCol()
         if dataset.schema[name].dataType.simpleString() != "binary":
-            return Column(name=name, dtype="float64", shape=(self.numFeatures,))
+            sparse = self.history.get("sparse") or self.numFeatures > _WIDE
+            return Column(name=name, dtype="float64", shape=(self.numFeatures,), kind="sparse" if sparse else "plain")
         found = in_place(dataset)
         stored = found[1].extra["columns"] if found else [self.history["stored"]] if self.history.get("stored") else []
         column = next((Column.model_validate(item) for item in stored if item["name"] == name), None)
@@ -202,11 +207,11 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, HasRegParam, HasElastic
         return column
 
     def write(self) -> MLWriter:
-        return _Writer(self)
+        return LinearWriter(self)
 
     @classmethod
     def read(cls) -> MLReader[Any]:
-        return _Reader(cls)
+        return LinearReader(cls)
 
 
 class _Predict:
@@ -238,7 +243,8 @@ class _Predict:
             raise ValueError(f"column {self._column.name!r} has {features.null_count} null values: a linear model takes none")
         stored = to_arrow(features, self._column)
         check_finite(stored, self._column)
-        eta = to_numpy(stored, self._column) @ self._w.T + self._b
+        kept = self._column.kind == "sparse" and self._column.shape[0] > MANY_COEFFICIENTS
+        eta = (to_csr if kept else to_numpy)(stored, self._column) @ self._w.T + self._b
         if len(self._b) == 1:
             eta = eta[:, 0] if offset is None else eta[:, 0] + offset.to_numpy(zero_copy_only=False)
         made = [_lists(values) if values.ndim == 2 else pa.array(values) for values in (eta, self._family.predict(eta))]
@@ -315,40 +321,6 @@ class GeneralizedLinearRegressionModel(LinearModel, GlmParams):
     def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
         link = {self.getOrDefault(self.linkPredictionCol): predicted["eta"]} if self.isDefined(self.linkPredictionCol) else {}
         return {**link, **super()._outputs(predicted)}
-
-
-class _Writer(MLWriter):
-    def __init__(self, model: LinearModel) -> None:
-        super().__init__()
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:
-        model = self._model
-        extra = {
-            "coefficients": model.coefficientMatrix.toArray().tolist(),
-            "intercept": model.interceptVector.toArray().tolist(),
-            "names": model.names,
-            "history": model.history,
-        }
-        DefaultParamsWriter.saveMetadata(model, path, self.sparkSession, extraMetadata=extra)
-
-
-class _Reader(MLReader[LinearModel]):
-    def __init__(self, kind: type[LinearModel]) -> None:
-        super().__init__()
-        self._kind = kind
-
-    def load(self, path: str) -> LinearModel:
-        """Raise `ConfigError` when the folder holds another kind of model."""
-        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
-        wanted = f"{self._kind.__module__}.{self._kind.__name__}"
-        if metadata["class"] != wanted:
-            raise ConfigError(f"{path} holds a {metadata['class']}, not a {wanted}")
-        kept = [metadata[name] for name in ("coefficients", "intercept", "names", "history")]
-        model = self._kind(np.array(kept[0]), *kept[1:])
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
-        return model
 
 
 def _quoted(name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparkml.errors import ConfigError
+from sparkml.learners.linear.methods import MOST_COEFFICIENTS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -74,6 +75,11 @@ class LinearSummary:
 
         Raises `ConfigError` after a fit with a penalty.
         """
+        if self._found["solver"] != "newton":
+            raise ConfigError(
+                f"{self._found['solver']} finds no Hessian, and standard errors are of its inverse",
+                hint=f'fit with solver="newton", which takes up to {MOST_COEFFICIENTS} coefficients',
+            )
         if self._errors is None and self._found["dispersion_known"] is None:
             raise ConfigError("a support vector machine has no likelihood, and no standard errors", hint="use LogisticRegression")
         if self._errors is None:

@@ -8,7 +8,7 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
 from sparkml.shards.copies import Copies, described, not_as_described, scratch_folders
-from sparkml.shards.schema import Column, to_numpy
+from sparkml.shards.schema import Column, to_csr, to_numpy
 from sparkml.storage import FileEntry, Store
 
 BLOCK_ROWS = 16_384  # fits the caches; larger blocks only page-fault more
@@ -159,12 +159,13 @@ class ShardReader:
                 batch[column.name] = to_numpy(batch[column.name], column)
             yield batch
 
-    def by_group(self) -> Iterator[tuple[RowGroup, Iterator[Arrays]]]:
+    def by_group(self, sparse: Collection[str] = ()) -> Iterator[tuple[RowGroup, Iterator[dict[str, Any]]]]:
         """Yield each row group with its rows in order, in blocks that do not depend on what else is read.
 
-        The next one is asked of the disk meanwhile.
+        The next one is asked of the disk meanwhile. Columns named in `sparse` are left so, see `to_csr`.
         """
         following = iter(self._groups[1:])
+        made = [to_csr if column.name in sparse else to_numpy for column in self._columns]
         for file, groups in self._opened(self._groups):
             for group in groups:
                 if (ahead := next(following, None)) and self._local:
@@ -172,7 +173,10 @@ class ShardReader:
                 yield (
                     group,
                     (
-                        {column.name: to_numpy(batch.column(at), column) for at, column in enumerate(self._columns)}
+                        {
+                            column.name: make(batch.column(at), column)
+                            for at, (make, column) in enumerate(zip(made, self._columns, strict=True))
+                        }
                         for batch in self._read(file, [group])
                     ),
                 )

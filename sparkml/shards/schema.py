@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 _SHAPE, _DTYPE, _KIND = b"sparkml.shape", b"sparkml.dtype", b"sparkml.kind"
-_PAIR = np.dtype([("index", "<i4"), ("value", "<f4")])
+_PAIRS = {name: np.dtype([("index", "<i4"), ("value", f"<f{np.dtype(name).itemsize}")]) for name in ("float32", "float64")}
 
 
 class Column(BaseModel, frozen=True):
@@ -27,7 +27,7 @@ class Column(BaseModel, frozen=True):
         A scalar when `shape` is empty, else a row-major little-endian tensor of that shape.
     kind
         ``plain``: stored as it is read. ``ids``: int32 sequences, padded with 0 (or cut) to ``shape[0]`` when read. ``sparse``:
-        the entries that are not zero of a float32 vector of ``shape[0]``.
+        the entries that are not zero of a vector of ``shape[0]``, float32 or float64.
     stored_bytes
         What a row takes on average in a compact column; 0 for plain ones.
     vocabulary
@@ -105,7 +105,7 @@ def to_arrow(array: pa.Array, column: Column) -> pa.Array:
     Raises
     ------
     ValueError
-        A list has another length than the column's shape, or a null among its elements.
+        A list has another length than the column's shape, or a null among its elements; an entry lies outside of the vector.
     """
     if not column.shape or pa.types.is_binary(array.type) or pa.types.is_fixed_size_binary(array.type):
         return array.cast(column.field().type)
@@ -115,8 +115,10 @@ def to_arrow(array: pa.Array, column: Column) -> pa.Array:
         sizes = np.unique(array.field("size").to_numpy(zero_copy_only=False))
         if len(sizes) and list(sizes) != [column.shape[0]]:
             raise ValueError(f"column {column.name!r} must hold vectors of size {column.shape[0]}, it holds {sizes.tolist()}")
-        pairs = np.empty(len(array.field("indices").flatten()), _PAIR)
-        pairs["index"], pairs["value"] = _elements(array.field("indices"), column), _elements(array.field("values"), column)
+        indices, values = _elements(array.field("indices"), column), _elements(array.field("values"), column)
+        _check_places(indices, column)
+        pairs = np.empty(len(indices), _PAIRS[column.dtype])
+        pairs["index"], pairs["value"] = indices, values
         return _binary(array.field("indices").value_lengths(), pairs)
     size = math.prod(column.shape)
     sizes = array.value_lengths().to_numpy(zero_copy_only=False)
@@ -129,7 +131,7 @@ def to_arrow(array: pa.Array, column: Column) -> pa.Array:
 def check_finite(stored: pa.Array, column: Column) -> None:
     """Raise `ValueError` when numbers among the stored values are NaN or infinite."""
     if column.kind == "sparse":
-        values: Any = np.frombuffer(stored.buffers()[2], _PAIR)["value"]
+        values: Any = _items(stored, column)[0]["value"]
     elif column.kind == "ids" or not column.dtype.startswith("float"):
         return
     else:
@@ -157,12 +159,37 @@ def _binary(lengths: pa.Array, items: np.ndarray[Any, Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(ends) - 1, buffers)
 
 
-def _dense(array: pa.Array, column: Column) -> np.ndarray[Any, Any]:
-    item = _PAIR if column.kind == "sparse" else np.dtype("<i4")
+def to_csr(array: pa.Array, column: Column) -> Any:
+    """Return a sparse column's rows as SciPy's ``csr_array`` of ``(rows, shape[0])``. Raises `ValueError` for a place outside."""
+    from scipy.sparse import csr_array
+
+    pairs, counts = _items(array, column)
+    _check_places(pairs["index"], column)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    kind = np.int32 if ends[-1] <= np.iinfo(np.int32).max else np.int64
+    parts = np.ascontiguousarray(pairs["value"]), pairs["index"].astype(kind), ends.astype(kind)
+    return csr_array(parts, shape=(len(array), column.shape[0]))
+
+
+def _check_places(places: np.ndarray[Any, Any], column: Column) -> None:
+    if len(places) and not (places.min() >= 0 and places.max() < column.shape[0]):
+        wrong = places[(places < 0) | (places >= column.shape[0])]
+        raise ValueError(f"column {column.name!r} has an entry at {wrong[0]}: there are places 0 to {column.shape[0] - 1}")
+
+
+def _items(array: pa.Array, column: Column) -> tuple[Any, np.ndarray[Any, Any]]:
+    """Return the items of all rows of a compact column, one after the other, and how many each row has."""
+    item = _PAIRS[column.dtype] if column.kind == "sparse" else np.dtype("<i4")
     counts = pc.binary_length(array).to_numpy(zero_copy_only=False) // item.itemsize
-    start = np.frombuffer(array.buffers()[1], "<i4")[array.offset] if len(array) else 0
-    body = array.buffers()[2]
-    items: Any = np.frombuffer(body, item, count=int(counts.sum()), offset=int(start)) if counts.sum() else np.empty(0, item)
+    total = int(counts.sum())
+    if not total:
+        return np.empty(0, item), counts
+    start = int(np.frombuffer(array.buffers()[1], "<i4")[array.offset])
+    return np.frombuffer(array.buffers()[2], item, count=total, offset=start), counts
+
+
+def _dense(array: pa.Array, column: Column) -> np.ndarray[Any, Any]:
+    items, counts = _items(array, column)
     dense = np.zeros((len(array), *column.shape), column.dtype)
     rows = np.repeat(np.arange(len(array)), counts)
     if column.kind == "sparse":

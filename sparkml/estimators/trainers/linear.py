@@ -120,7 +120,7 @@ class Linear(Trainer):
     def history(self, model: Model) -> dict[str, Any]:
         history: dict[str, Any] = dict(model.history)  # type: ignore[attr-defined]
         restarts = [f"{restart['reason']} (again with {restart['size']} ranks)" for restart in history["restarts"]]
-        shown = ("passes", "converged", "error", "rows", "deviance", "null_deviance", "aic", "dispersion")
+        shown = ("solver", "passes", "converged", "error", "rows", "deviance", "null_deviance", "aic", "dispersion")
         return {
             **{name: history[name] for name in shown},
             "warnings": "; ".join(history["warnings"]),

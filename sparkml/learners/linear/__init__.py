@@ -1,1 +1,1 @@
-"""Linear models by Newton's method on the Gram matrix: a few passes over shards, each as fast as they can be read."""
+"""Linear models by Newton's method on the Gram matrix, of many features by L-BFGS: a few passes, as fast as rows can be read."""

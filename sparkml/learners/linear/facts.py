@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array, issparse
 
 from sparkml.learners.linear.families import Array, Family
 from sparkml.learners.linear.multinomial import Multinomial
@@ -71,7 +73,8 @@ class Facts:
     def unpacked(cls, sums: Summand, extremes: Summand) -> Facts:
         least, most = np.split(extremes, 2)
         x, xx, classes = np.split(sums[len(_NUMBERS) :], [len(least), 2 * len(least)])
-        return cls(**dict(zip(_NUMBERS, sums.tolist(), strict=False)), x=x, xx=xx, least=least, most=-most, classes=classes)
+        numbers = dict(zip(_NUMBERS, sums[: len(_NUMBERS)].tolist(), strict=True))
+        return cls(**numbers, x=x, xx=xx, least=least, most=-most, classes=classes)
 
     @property
     def mean(self) -> Summand:
@@ -118,19 +121,19 @@ class Looker:
         self._check_finite(block)
         if wrong := self.family.check(block.y):
             raise WrongRowsError("label", wrong, self._label)
-        one = np.ones(len(x), x.dtype) if own is None else own
+        one = np.ones(len(y), block.y.dtype) if own is None else own
         wide = one.astype(np.float64)
         if wide.min() < 0:
             raise WrongRowsError("weight", f"a weight is 0 or more, not {wide.min():g}")
         perfect, constant = self.family.label_terms(y)
         logs = 0.0 if own is None else float(np.log(wide[wide > 0]).sum())
         self._numbers += [
-            len(x), wide.sum(), wide @ wide, wide @ y, wide @ np.square(y), wide @ perfect, wide @ constant, logs
+            len(y), wide.sum(), wide @ wide, wide @ y, wide @ np.square(y), wide @ perfect, wide @ constant, logs
         ]  # fmt: skip
         if len(self._classes):
             self._classes += np.bincount(block.y.astype(np.int64), wide, len(self._classes))
         self._x += one @ x
-        self._xx += one @ np.square(x)
+        self._xx += one @ (x.power(2, np.float64) if issparse(x) else np.square(x))
         self._least = np.minimum(self._least, _folded(np.minimum, x))
         self._most = np.maximum(self._most, _folded(np.maximum, x))
 
@@ -144,17 +147,20 @@ class Looker:
                 raise WrongRowsError(
                     role, f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} values are NaN or infinite", self._label
                 )
-        if not np.isfinite(np.ones(len(block.x), block.x.dtype) @ block.x).all():  # much faster than to ask each number
-            wrong = ~np.isfinite(block.x)
+        if not np.isfinite(np.ones(len(block.y), block.x.dtype) @ block.x).all():  # much faster than to ask each number
+            entries = coo_array(block.x)
+            wrong = ~np.isfinite(entries.data)
             if wrong.any():
-                which = ", ".join(str(number) for number in np.flatnonzero(wrong.any(axis=0))[:10])
-                raise WrongRowsError(
-                    "features", f"feature {which} is NaN or infinite in {wrong.any(axis=1).sum()} of {len(wrong)} rows"
-                )
+                which = ", ".join(str(number) for number in np.unique(entries.col[wrong])[:10])
+                count = len(np.unique(entries.row[wrong]))
+                raise WrongRowsError("features", f"feature {which} is NaN or infinite in {count} of {len(block.y)} rows")
 
 
-def _folded(function: np.ufunc, x: Array) -> Array:
-    """Return ``function.reduce(x, axis=0)``."""
+def _folded(function: np.ufunc, x: Any) -> Array:
+    """Return ``function.reduce(x, axis=0)``, of sparse rows, too."""
+    if issparse(x):
+        found: Array = (x.min(axis=0) if function is np.minimum else x.max(axis=0)).toarray().ravel()
+        return found
     whole = len(x) // _FOLD * _FOLD
     parts = []
     if whole:
@@ -194,6 +200,11 @@ class Scaling:
         center, factor = (tile[: len(x)] for tile in self._tiled)
         np.subtract(x, center, out=out)
         return np.multiply(out, factor, out=out)
+
+    def raw_of(self, w: Summand) -> Summand:
+        """Return coefficients of the features as they come, each row (features..., intercept)."""
+        slopes = w[:, :-1] / self.scale
+        return np.column_stack([slopes, w[:, -1] - slopes @ self.center])
 
     def raw(self) -> Summand:
         """Return the matrix that makes coefficients of the features as they come from those of scaled ones, intercept last."""

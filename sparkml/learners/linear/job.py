@@ -11,15 +11,18 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from sparkml.launch.worker import Worker
+from sparkml.learners.linear.facts import Facts
 from sparkml.learners.linear.families import Family
 from sparkml.learners.linear.final_pass import at_the_end
+from sparkml.learners.linear.lbfgs import Found
+from sparkml.learners.linear.methods import Start
 from sparkml.learners.linear.metrics import Metric
 from sparkml.learners.linear.multinomial import Multinomial
-from sparkml.learners.linear.newton import Step
+from sparkml.learners.linear.newton import Result, Step
 from sparkml.learners.linear.passes import Fit, SharedPasses, Task
 from sparkml.learners.linear.rows import RowSource
 from sparkml.learners.linear.scores import Spread
-from sparkml.learners.linear.statistics import describe_fit
+from sparkml.learners.linear.statistics import describe_fit, describe_loss
 from sparkml.learners.linear.tree_sum import Array
 from sparkml.learners.linear.validation import Validated, cross_validated
 
@@ -45,6 +48,8 @@ class LinearJob:
         What the source's folds are judged by, if it has more than one.
     covariance
         Of the coefficients: one of `scores.COVARIANCES`. Robust ones take one more pass.
+    solver
+        Of `METHODS`; for sparse rows ``l-bfgs``.
     """
 
     source: RowSource
@@ -54,6 +59,7 @@ class LinearJob:
     passes: int = 100
     metric: Metric | None = None
     covariance: str = "nonrobust"
+    solver: str = "newton"
 
 
 def train_linear(worker: Worker, job: LinearJob) -> bytes:
@@ -72,7 +78,7 @@ def train_linear(worker: Worker, job: LinearJob) -> bytes:
         The loss is not finite.
     """
     with threadpool_limits(1, user_api="blas"):
-        return json.dumps(_trained(SharedPasses(worker, job.source, job.families, job.tasks), job)).encode()
+        return json.dumps(_trained(SharedPasses(worker, job.source, job.families, job.tasks, job.solver), job)).encode()
 
 
 def _trained(passes: SharedPasses, job: LinearJob) -> dict[str, Any]:
@@ -80,8 +86,8 @@ def _trained(passes: SharedPasses, job: LinearJob) -> dict[str, Any]:
     starts, history = passes.sampled(plain)
     if job.metric is None:
         fits = [
-            Fit(task, passes.descent(w, job.tolerance, job.passes, instead=None if w is other else other))
-            for task, w, other in zip(job.tasks, starts, plain, strict=True)
+            Fit(task, passes.descent(start, job.tolerance, job.passes, instead=None if start.w is other else other))
+            for task, start, other in zip(job.tasks, starts, plain, strict=True)
         ]
         passes.drive(None, fits)
         return {"fits": _answers(passes, fits, history, at_the_end(passes, dict(enumerate(fits)), job.covariance))}
@@ -89,7 +95,7 @@ def _trained(passes: SharedPasses, job: LinearJob) -> dict[str, Any]:
     best = fits[validated.best]
     assert best.descent.result is not None
     if passes.rows.all_fit or not best.descent.result.last.error <= job.tolerance:
-        best.descent = passes.descent(best.descent.result.w, job.tolerance, job.passes)
+        best.descent = passes.descent(Start(best.descent.result.w, best.descent.memory), job.tolerance, job.passes)
         passes.drive(None, [best])
     ended = at_the_end(passes, {validated.best: best}, job.covariance)
     return {"fits": _answers(passes, fits, history, ended), "validation": _said(validated)}
@@ -112,9 +118,11 @@ def _answers(
 def _answer(passes: SharedPasses, fit: Fit, history: dict[str, list[float]], ended: tuple[Step, Spread] | None) -> dict[str, Any]:
     done, task, rows = fit.descent.result, fit.task, passes.rows
     assert done is not None
-    last, spread = ended or (done.last, None)
-    family, facts, outputs = passes.families[task.label], passes.facts(None, task.label), passes.outputs(task.label)
+    family, facts = passes.families[task.label], passes.facts(None, task.label)
+    constant = (facts.most == facts.least) & task.penalty.intercept
+    unseen = constant & (facts.most == 0) & rows.source.sparse
     return {
+        "solver": "newton" if isinstance(done, Result) else "l-bfgs" if task.penalty.smooth else "owl-qn",
         "w": _raw(passes, task, done.w).tolist(),
         "converged": done.converged,
         "passes": len(done.steps),
@@ -125,15 +133,30 @@ def _answer(passes: SharedPasses, fit: Fit, history: dict[str, list[float]], end
         "weight": facts.weight,
         "separated": fit.separated,
         "fading": task.free and family.bend == 1 and _reached(passes, task, done.w) > _FAR_ETA,
-        "constant": np.flatnonzero(facts.most == facts.least).tolist() if task.penalty.intercept else [],
-        "dependent": np.flatnonzero(done.last.solution.dependent.reshape(outputs, -1)[:, :-1].any(axis=0)).tolist(),
+        "constant": np.flatnonzero(constant & ~unseen).tolist(),
+        "unseen": int(np.count_nonzero(unseen)),
+        **_described(passes, fit, facts, ended),
+    }
+
+
+def _described(passes: SharedPasses, fit: Fit, facts: Facts, ended: tuple[Step, Spread] | None) -> dict[str, Any]:
+    """Return which features depend on one another, and the statistics; without a Hessian those of the loss alone."""
+    done, task, offset = fit.descent.result, fit.task, passes.rows.source.offset is not None
+    assert done is not None
+    family, intercept = passes.families[task.label], task.penalty.intercept
+    if isinstance(done, Found):
+        return {"dependent": [], **describe_loss(family, done.last.sums.loss, facts, intercept=intercept, offset=offset)}
+    dependent = done.last.solution.dependent.reshape(passes.outputs(task.label), -1)[:, :-1].any(axis=0)
+    last, spread = ended or (done.last, None)
+    return {
+        "dependent": np.flatnonzero(dependent).tolist(),
         **describe_fit(
             family,
             last,
             facts,
-            rows.scaling,
-            intercept=task.penalty.intercept,
-            offset=rows.source.offset is not None,
+            passes.rows.scaling,
+            intercept=intercept,
+            offset=offset,
             penalised=not task.free,
             separated=fit.separated,
             spread=spread,
@@ -144,7 +167,9 @@ def _answer(passes: SharedPasses, fit: Fit, history: dict[str, list[float]], end
 def _raw(passes: SharedPasses, task: Task, w: Array) -> Array:
     """Return coefficients of the features as they come: (outputs, features + 1)."""
     each = w.reshape(passes.outputs(task.label), -1)
-    each = each.copy() if passes.rows.scaling is None else each @ passes.rows.scaling.raw().T
+    each = each.copy() if passes.rows.scaling is None else passes.rows.scaling.raw_of(each)
+    if passes.center is not None:
+        each[:, -1] -= each[:, :-1] @ passes.center
     each[:, -1] += passes.rows.centers[task.label]
     if len(each) > 1 and not task.penalty.bounded:  # what all classes have in common says nothing: MLlib's choice is 0
         each[:, -1] -= each[:, -1].mean()

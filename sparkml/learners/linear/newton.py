@@ -26,6 +26,12 @@ _MAX_HALVINGS = 20
 _STILL = 0.9  # of the decrement before: what is left is rounding
 
 
+def not_finite() -> TrainingError:
+    """Return the error of a descent that began where the loss is not finite."""
+    what = "features or labels are far too large, or their link takes no such eta: try another link, or an intercept"
+    return TrainingError("the loss is not finite", hint=what)
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is minimised: the weighted mean of the losses, and a penalty.
@@ -156,6 +162,8 @@ class Descent:
         Where to start if the loss is not finite at `w`.
     """
 
+    detailed, memory = False, None  # what `QuasiNewton` has
+
     def __init__(
         self,
         w: Array,
@@ -188,11 +196,7 @@ class Descent:
         step = newton_step(w, sums, problem)
         if best is None and not np.isfinite(step.objective):
             if self._instead is None:
-                raise TrainingError(
-                    "the loss is not finite",
-                    hint="features or labels are far too large, or their link takes no such eta: "
-                    "try another link, or an intercept",
-                )
+                raise not_finite()
             self.point, self._instead = _rounded(self._instead, self._kind), None
             return
         self.steps.append((step.objective, step.decrement))

@@ -16,25 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from sparkml.errors import ConfigError, DataError
+from sparkml.errors import DataError
 from sparkml.launch.worker import Worker
 from sparkml.learners.linear.facts import Facts, Looker, Scaling
 from sparkml.learners.linear.families import Family, Gaussian
-from sparkml.learners.linear.multinomial import Multinomial, MultinomialAdder
+from sparkml.learners.linear.lbfgs import QuasiNewton
+from sparkml.learners.linear.methods import METHODS, MOST_NUMBERS, Start
+from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.newton import Descent, Problem
 from sparkml.learners.linear.quadratic import Penalty
 from sparkml.learners.linear.rows import RankRows, Rows, RowSource
-from sparkml.learners.linear.sums import Adder, Block, Sums
+from sparkml.learners.linear.sums import Block
 from sparkml.learners.linear.tree_sum import Array
 
-_SAMPLE_ROWS = 1 << 16  # of the first sample at least; and for each coefficient:
-_ROWS_PER_COEFFICIENT = 100
+_SAMPLE_ROWS = 1 << 16  # of the first sample at least
 _GROWTH = 8
 _LARGEST_SAMPLE = 1 / 8  # of the rows: from there on all of them are read
-_SAMPLE_PASSES = 30
 _PRECISIONS = {"float64": 1e-15, "float32": 2e-9}  # of Gram matrices: their roundings average
-MOST_COEFFICIENTS = 4096  # their Gram matrix takes 128 MiB
-_MOST_NUMBERS = 1 << 22  # that one pass adds up: 32 MiB; further points have a pass of their own
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,10 @@ class Fit:
     """A task under way, on all rows or (`out`) on those of all other folds."""
 
     task: Task
-    descent: Descent
+    descent: Descent | QuasiNewton
     out: int | None = None
     separated: bool = False
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class _Point:
     w: bytes
     folded: bool
     out: int | None
+    detailed: bool
 
     def cuts(self, rows: Rows) -> list[tuple[int, int, int]]:
         if self.folded:
@@ -81,10 +81,10 @@ class _Point:
 class _Found:
     """Sums at a point and the least margin, one for each part."""
 
-    sums: list[Sums]
+    sums: list[Any]
     margins: Array
 
-    def without(self, out: int | None) -> tuple[Sums, float]:
+    def without(self, out: int | None) -> tuple[Any, float]:
         parts = [part for part in range(len(self.sums)) if part != out or len(self.sums) == 1]
         return functools.reduce(operator.add, [self.sums[part] for part in parts]), float(self.margins[parts].min())
 
@@ -100,24 +100,29 @@ class SharedPasses:
     ----------
     families
         One for each label of the source.
+    solver
+        Of `METHODS`.
+
+    Attributes
+    ----------
+    center
+        What is taken off features as they are worked on: (features,); None: nothing, or it was done before.
     """
 
     def __init__(
-        self, worker: Worker, source: RowSource, families: Sequence[Family | Multinomial], tasks: Sequence[Task]
+        self,
+        worker: Worker,
+        source: RowSource,
+        families: Sequence[Family | Multinomial],
+        tasks: Sequence[Task],
+        solver: str = "newton",
     ) -> None:
-        self.worker, self.families, self.tasks = worker, families, tasks
+        self.worker, self.families, self.tasks, self.method = worker, families, tasks, METHODS[solver]
         self.rows = RankRows(worker, source)
         most = max(self.size(task.label) for task in tasks)
-        if most > MOST_COEFFICIENTS:
-            raise ConfigError(
-                f"{most} coefficients: a linear model on ranks takes at most {MOST_COEFFICIENTS}", hint="hash or select features"
-            )
-        if source.folds > 1 and source.folds * Sums.numbers(most) > _MOST_NUMBERS:
-            raise ConfigError(
-                f"{most} coefficients and {source.folds} folds are too many for shared passes",
-                hint="take fewer folds, or pyspark.ml's CrossValidator, which fits one after another",
-            )
-        self.rows.deal(Sums.numbers(most))
+        self.method.check(most, source.folds, len(tasks))
+        self.rows.deal(self.method.numbers(most, detailed=False))
+        self.center: Array | None = None
         self.steps = 0
         self._facts: dict[tuple[int | None, int], list[Facts]] = {}
 
@@ -132,10 +137,12 @@ class SharedPasses:
     # --- samples ---
 
     def samples(self) -> Iterator[int]:
-        """Yield how many of the row groups in random order each sample has, the smallest first; squares need none."""
-        if all(self.families[task.label].bend == 0 for task in self.tasks):  # a step ends at the optimum wherever it begins
+        """Yield how many of the row groups in random order each sample has, the smallest first."""
+        families = [self.families[task.label] for task in self.tasks]
+        if not self.method.starts_on_samples(families, [task.penalty for task in self.tasks], self.rows.source.sparse):
             return
-        rows = max(_SAMPLE_ROWS, _ROWS_PER_COEFFICIENT * max(self.size(task.label) for task in self.tasks))
+        each = 0 if self.rows.source.sparse else self.method.rows_per_coefficient
+        rows = max(_SAMPLE_ROWS, each * max(self.size(task.label) for task in self.tasks))
         most = min(_LARGEST_SAMPLE * self.rows.rows_of(None), self.rows.source.memory / self.rows.row_bytes)
         before = 0
         while rows <= most:
@@ -165,7 +172,10 @@ class SharedPasses:
         if centred == {True} and not exact:  # so that float32 keeps what labels differ by
             squares = [isinstance(family, Gaussian) for family in self.families]
             centers = np.array([own.label / own.weight if square else 0.0 for own, square in zip(facts, squares, strict=True)])
-        self.rows.scale(Scaling.of(facts[0], center=centred == {True}, always=exact), centers)
+        scaling = Scaling.of(facts[0], center=centred == {True}, always=exact)
+        self.rows.scale(None if self.rows.source.sparse else scaling, centers)  # nothing that is 0 may change
+        if self.method.centres and self.rows.scaling is None and centred == {True}:
+            self.center = facts[0].mean
         found = []
         for task in self.tasks:
             w, family = np.zeros(self.size(task.label)), self.families[task.label]
@@ -175,27 +185,31 @@ class SharedPasses:
             found.append(w)
         return found
 
-    def sampled(self, starts: Sequence[Array]) -> tuple[list[Array], list[dict[str, list[float]]]]:
+    def sampled(self, starts: Sequence[Array]) -> tuple[list[Start], list[dict[str, list[float]]]]:
         """Fit samples, each from where the last one ended. Return the optima, and the decrements by size of the sample."""
-        found, history = list(starts), [{} for _ in starts]  # type: tuple[list[Array], list[dict[str, list[float]]]]
+        found, history = [Start(w) for w in starts], [{} for _ in starts]  # type: tuple[list[Start], list[dict[str, list[float]]]]
         for count in self.samples():
             fits = [
-                Fit(task, self.descent(w, self.precision(count, task.label), _SAMPLE_PASSES))
-                for task, w in zip(self.tasks, found, strict=True)
+                Fit(task, self.descent(start, self.first_tolerance(count, task.label), self.method.sample_passes))
+                for task, start in zip(self.tasks, found, strict=True)
             ]
             with contextlib.suppress(NothingWeighsError):
                 self.drive(count, fits)
-            for at, result in enumerate(fit.descent.result for fit in fits):
-                if result is not None:
-                    found[at] = result.w
+            for at, fit in enumerate(fits):
+                if (result := fit.descent.result) is not None:
+                    found[at] = Start(result.w, fit.descent.memory)
                     history[at][f"{self.rows.rows_of(count)} rows"] = [decrement for _, decrement in result.steps]
         return found, history
 
+    def first_tolerance(self, count: int | None, label: int) -> float:
+        """Return how near to the optimum of a sample (None: of all rows) a fit ends that others are to go on from."""
+        return self.method.tolerance(self.precision(count, label), sample=count is not None)
+
     def descent(
-        self, w: Array, tolerance: float, passes: int, *, patient: bool | None = None, instead: Array | None = None
-    ) -> Descent:
+        self, start: Start, tolerance: float, passes: int, *, patient: bool | None = None, instead: Array | None = None
+    ) -> Any:
         patient = self.rows.all_fit if patient is None else patient
-        return Descent(w, tolerance=tolerance, passes=passes, patient=patient, kind=self.rows.kind, instead=instead)
+        return self.method.descent(start, tolerance, passes, patient=patient, kind=self.rows.kind, instead=instead)
 
     # --- passes ---
 
@@ -211,8 +225,16 @@ class SharedPasses:
     def shared(self, fits: Sequence[Fit], folds: Sequence[Sequence[Fit]]) -> None:
         """Drive fits on all rows, and let `folds` (of each fit those that leave one fold out) step from the same points.
 
-        A fold's optimum is so near to that of all rows that mostly no pass at a point of its own is needed.
+        A fold's optimum is so near to that of all rows that mostly no pass at a point of its own is needed. Methods that do not
+        arrive in one step have the folds start from the optima of all rows, with what was learnt on the way.
         """
+        if not self.method.one_step:
+            self.drive(None, fits)
+            for fit, several in zip(fits, folds, strict=True):
+                for fold in several:
+                    assert fit.descent.result is not None and fit.descent.memory is not None
+                    start = Start(fit.descent.result.w, fit.descent.memory.copy())
+                    fold.descent = self.descent(start, fold.descent.tolerance, fold.descent.passes)
         while active := [number for number, fit in enumerate(fits) if fit.descent.result is None]:
             points = {number: self._point(fits[number], folded=True) for number in active}
             found = self.evaluated(None, list(dict.fromkeys(points.values())))
@@ -220,7 +242,8 @@ class SharedPasses:
                 fit = fits[number]
                 for fold in folds[number]:
                     if fold.descent.result is None:
-                        fold.descent = self.descent(fit.descent.point, fold.descent.tolerance, fold.descent.passes, patient=False)
+                        start = Start(fit.descent.point)
+                        fold.descent = self.descent(start, fold.descent.tolerance, fold.descent.passes, patient=False)
                         self.hand(None, fold, found[points[number]])
                 self.hand(None, fit, found[points[number]])
             self._report(None, [fits[number] for number in active])
@@ -229,9 +252,11 @@ class SharedPasses:
     def hand(self, count: int | None, fit: Fit, found: _Found) -> None:
         """Give a fit what was found at its point."""
         sums, margin = found.without(fit.out)
-        problem = self.problem(fit.task, count, fit.out)
+        if self.center is not None:
+            sums = sums.centred(self.center)
+        fit.problem = fit.problem or self.problem(fit.task, count, fit.out)
         fit.separated = fit.task.free and self.families[fit.task.label].separable and margin > 0
-        fit.descent.take(sums, problem, stop=fit.separated)
+        fit.descent.take(sums, fit.problem, stop=fit.separated)
 
     def _report(self, count: int | None, active: Sequence[Fit]) -> None:
         self.steps += 1
@@ -243,7 +268,7 @@ class SharedPasses:
             self.worker.report({**rows, **models, "objective": objective, "decrement": decrement})
 
     def _point(self, fit: Fit, folded: bool = False) -> _Point:
-        return _Point(fit.task.label, fit.descent.point.tobytes(), folded, fit.out)
+        return _Point(fit.task.label, fit.descent.point.tobytes(), folded, fit.out, fit.descent.detailed)
 
     def facts(self, count: int | None, label: int, out: int | None = None) -> Facts:
         """Return the facts of the rows but one fold's. Raises `DataError` where nothing can be learnt from them."""
@@ -264,8 +289,10 @@ class SharedPasses:
 
     def problem(self, task: Task, count: int | None, out: int | None = None) -> Problem:
         facts, outputs = self.facts(count, task.label, out), self.outputs(task.label)
-        reach = np.append(np.maximum(np.abs(facts.least), np.abs(facts.most)), 1.0)
+        least, most = (ends if self.center is None else ends - self.center for ends in (facts.least, facts.most))
+        reach = np.append(np.maximum(np.abs(least), np.abs(most)), 1.0)
         terms = task.penalty.on(facts, self.rows.scaling, outputs)
+        terms = self.method.terms(terms, facts, reach, sample=count is not None)
         bend, precision = self.families[task.label].bend, _PRECISIONS[self.rows.kind.name]
         return Problem(terms, reach, bend, precision, outputs)
 
@@ -275,13 +302,16 @@ class SharedPasses:
         some: list[_Point] = []
         numbers = 0
         for point in points:
-            more = self._parts(point) * Sums.numbers(self.size(point.label))
-            if some and numbers + more > _MOST_NUMBERS:
+            more = self._parts(point) * self._numbers(point)
+            if some and numbers + more > MOST_NUMBERS:
                 found.update(self._evaluated(count, some))
                 some, numbers = [], 0
             some.append(point)
             numbers += more
         return {**found, **self._evaluated(count, some)}
+
+    def _numbers(self, point: _Point) -> int:
+        return self.method.numbers(self.size(point.label), detailed=point.detailed)
 
     def _parts(self, point: _Point) -> int:
         return self.rows.source.folds if point.folded else 1
@@ -292,11 +322,11 @@ class SharedPasses:
 
         def add(several: Iterator[Rows]) -> tuple[Array, Array]:
             lookers = {label: [Looker(self.families[label], self.rows.features, label) for _ in range(folds)] for label in new}
-            adders = {at: self.adder(at.label, np.frombuffer(at.w), self._parts(at)) for at in points}
+            adders = {at: self.adder(at.label, np.frombuffer(at.w), self._parts(at), detailed=at.detailed) for at in points}
             for rows in several:
                 for label, own in lookers.items():
                     block = rows.of(label)
-                    for start, stop, fold in rows.cuts or ((0, len(rows.x), 0),):
+                    for start, stop, fold in rows.cuts or ((0, len(rows.labels[0]), 0),):
                         own[fold].take(block.part(start, stop) if rows.cuts else block)
                 for point, adder in adders.items():
                     cuts = point.cuts(rows)
@@ -305,7 +335,7 @@ class SharedPasses:
             looked = [looker.facts().packed() for own in lookers.values() for looker in own]
             sums = [adder.sums(part).packed() for adder in adders.values() for part in range(len(adder.margins))]
             return (
-                np.concatenate([*(sums for sums, _ in looked), *sums]),
+                sums[0] if len(sums) == 1 and not looked else np.concatenate([*(sums for sums, _ in looked), *sums]),
                 np.concatenate([*(extremes for _, extremes in looked), *(adder.margins for adder in adders.values())]),
             )
 
@@ -319,15 +349,14 @@ class SharedPasses:
         found = {}
         for point in points:
             size, parts = self.size(point.label), self._parts(point)
-            own, total = np.split(total, [parts * Sums.numbers(size)])
+            own, total = np.split(total, [parts * self._numbers(point)])
             margins, least = np.split(least, [parts])
-            found[point] = _Found([Sums.unpacked(part, size) for part in own.reshape(parts, -1)], margins)
+            found[point] = _Found([self.method.unpacked(part, size) for part in own.reshape(parts, -1)], margins)
         return found
 
-    def adder(self, label: int, w: Array, parts: int = 1) -> Adder | MultinomialAdder:
+    def adder(self, label: int, w: Array, parts: int = 1, *, detailed: bool = False) -> Any:
         """Return what adds up the sums of a label's family at `w`."""
-        family = self.families[label]
-        return MultinomialAdder(family, w, parts) if isinstance(family, Multinomial) else Adder(family, w, parts)
+        return self.method.adder(self.families[label], w, parts, self.center, detailed)
 
     def _looked_at(self, count: int) -> list[Facts]:
         """Return the facts of some rows for each label, their features in float64: nothing is known of their scale yet."""

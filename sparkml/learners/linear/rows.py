@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse, vstack
 
 from sparkml.errors import DataError
 from sparkml.launch.worker import Worker
@@ -34,6 +35,8 @@ class RowSource:
         ``folds - 1``). 1: not at all.
     memory
         Bytes of rows that are kept from one pass to the next, by all ranks together.
+    sparse
+        Whether features that are stored sparse are left so, each row group one block, and worked on in float64.
     """
 
     shards: str
@@ -45,6 +48,7 @@ class RowSource:
     fold: str | None = None
     seed: int = 7
     memory: int = 512 << 20
+    sparse: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -55,7 +59,7 @@ class RowSource:
 class Rows:
     """A block with all of its labels, sorted by fold: `cuts` says which rows are of which."""
 
-    x: Values
+    x: Any
     labels: tuple[Values, ...]
     weight: Values | None = None
     offset: Values | None = None
@@ -87,10 +91,11 @@ class RankRows:
             raise DataError("there are no rows to train on")
         (column,) = (column for column in self.set.columns if column.name == source.features)
         self.features = int(np.prod(column.shape, dtype=int))
-        exact = self.set.num_rows * self.features <= _EXACT_NUMBERS or column.dtype == "float64"
+        exact = source.sparse or self.set.num_rows * self.features <= _EXACT_NUMBERS or column.dtype == "float64"
         self.kind: np.dtype[np.floating[Any]] = np.dtype(np.float64 if exact else np.float32)
         self.deal(1)
-        self.row_bytes = (self.features + 2 + len(source.labels)) * self.kind.itemsize
+        numbers = (2 + len(source.labels)) * self.kind.itemsize
+        self.row_bytes = numbers + (column.width if source.sparse else self.features * self.kind.itemsize)
         # a sample is a random set of row groups, by the seed alone
         self._order = np.random.default_rng(source.seed).permutation(len(self.groups))
         self.ends = np.cumsum([self.groups[number].rows for number in self._order])
@@ -165,7 +170,9 @@ class RankRows:
         self._passes += bool(missing)
         reader = ShardReader(self.set, [self.groups[number] for number in missing], source.columns)
         yield from ((number, iter(self._kept[number])) for number in numbers if number in self._kept)
-        for number, (group, batches) in zip(missing, reader.by_group(), strict=True):
+        for number, (group, batches) in zip(missing, reader.by_group([source.features] if source.sparse else ()), strict=True):
+            if source.sparse:
+                batches = _joined(batches)
             size = group.rows * self.row_bytes
             keep = self._kept_bytes + size <= source.memory / self.worker.size
             rows = (self._prepared(batch, folds, keep) for batch, folds in self._dealt(number, group.rows, batches))
@@ -199,7 +206,7 @@ class RankRows:
 
     def _prepared(self, batch: dict[str, Any], folds: Any, keep: bool) -> Rows:
         source, kind = self.source, self.kind
-        x = batch[source.features].reshape(-1, self.features)
+        x = batch[source.features] if source.sparse else batch[source.features].reshape(-1, self.features)
         order = None
         cuts: tuple[Cut, ...] = ()
         if folds is not None:
@@ -208,7 +215,7 @@ class RankRows:
             cuts = tuple(
                 (start, stop, fold) for fold, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)) if stop > start
             )
-            x = x.take(order, 0, self._buffer("taken", x), "clip")
+            x = x[order] if source.sparse else x.take(order, 0, self._buffer("taken", x), "clip")
 
         def numbers(name: str | None, center: float = 0.0) -> Values | None:
             if name is None:
@@ -220,7 +227,7 @@ class RankRows:
             x = self.scaling.apply(
                 x.astype(kind, copy=False), np.empty(x.shape, kind) if keep else self._buffer("scaled", x, kind)
             )
-        else:
+        elif not source.sparse:
             x = x.astype(kind, copy=keep)
         labels = tuple(numbers(name, center) for name, center in zip(source.labels, self.centers.tolist(), strict=True))
         return Rows(x, labels, numbers(source.weight), numbers(source.offset), cuts)  # type: ignore[arg-type]
@@ -234,15 +241,26 @@ class RankRows:
         return found[: len(x)]
 
 
+def _joined(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the blocks as one: what they add up to has a number for every feature, however few of them a block has."""
+    several = list(batches)
+    yield {
+        name: vstack([batch[name] for batch in several], "csr")
+        if issparse(values)
+        else np.concatenate([b[name] for b in several])
+        for name, values in several[0].items()
+    }
+
+
 def _encoded(tree: TreeSum, least: Array | None) -> bytes:
-    file = io.BytesIO()
-    nodes = sorted(tree.nodes)
-    values = np.array([tree.nodes[node] for node in nodes])
-    np.savez(file, nodes=np.array(nodes, np.int64).reshape(-1, 2), values=values, least=np.empty(0) if least is None else least)
+    file, nodes = io.BytesIO(), sorted(tree.nodes)
+    places, values = np.array(nodes, np.int64).reshape(-1, 2), [tree.nodes[node] for node in nodes]
+    for array in (places, np.empty(0) if least is None else least, *values):
+        np.save(file, array, allow_pickle=False)
     return file.getvalue()
 
 
 def _decoded(payload: bytes) -> tuple[dict[Node, Array], Array]:
-    with np.load(io.BytesIO(payload), allow_pickle=False) as found:
-        nodes = {(int(level), int(place)): value for (level, place), value in zip(found["nodes"], found["values"], strict=True)}
-        return nodes, found["least"]
+    file = io.BytesIO(payload)
+    places, least = (np.load(file, allow_pickle=False) for _ in range(2))
+    return {(int(level), int(place)): np.load(file, allow_pickle=False) for level, place in places}, least

@@ -73,6 +73,16 @@ def describe_fit(
     return found
 
 
+def describe_loss(family: Family | Multinomial, loss: float, facts: Facts, *, intercept: bool, offset: bool) -> dict[str, Any]:
+    """Return the statistics of a fit without a Hessian: what its loss says."""
+    found: dict[str, Any] = dict.fromkeys(_OF_A_LIKELIHOOD)
+    if not isinstance(family, SquaredHinge):
+        found["deviance"] = max(0.0, 2 * (loss - facts.perfect))
+        found["null_deviance"] = None if offset else null_deviance(family, facts, intercept)
+        found.update(dispersion=family.dispersion, dispersion_known=family.dispersion is not None)
+    return found
+
+
 def _between_outputs(covariance: Array, step: Step, scaling: Scaling | None, outputs: int) -> Array:
     """Return covariances of each feature's coefficients, as the feature comes: (features + 1, outputs, outputs).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +14,20 @@ from sparkml.learners.linear.tree_sum import Array as Summand
 
 @dataclass(frozen=True)
 class Block:
-    """Rows: `x` is (rows, features), the others (rows,) or absent. All have one type, float32 or float64."""
+    """Rows: `x` is (rows, features), the others (rows,) or absent.
 
-    x: Array
+    All have one type, float32 or float64; a sparse `x` (SciPy's ``csr_array``) may have another than the rest.
+    """
+
+    x: Any
     y: Array
     weight: Array | None = None
     offset: Array | None = None
 
     def part(self, start: int, stop: int) -> Block:
         at = slice(start, stop)
+        if start == 0 and stop == len(self.y):
+            return self  # rows of a sparse matrix would be copied
         return Block(self.x[at], self.y[at], *(None if values is None else values[at] for values in (self.weight, self.offset)))
 
 
@@ -104,7 +110,7 @@ class Adder:
         if family.dispersion is None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 chi = np.square(slope) / curvature
-        margins = _margins(block, eta) if family.separable else None
+        margins = row_margins(block, eta) if family.separable else None
         if own is not None:
             slope, curvature, losses, chi = slope * own, curvature * own, losses * own, None if chi is None else chi * own
         if len(self._scaled) < len(x) or self._scaled.dtype != kind:
@@ -131,7 +137,7 @@ class Adder:
         return Sums(rows, weight, loss, pearson, self._gradient[part], gram)
 
 
-def _margins(block: Block, eta: Array) -> Array:
+def row_margins(block: Block, eta: Array) -> Array:
     """Return (2 y - 1) eta of each row, or infinity if it weighs nothing; a share between 0 and 1 is on no side."""
     margins: Array = np.where((block.y > 0) & (block.y < 1), 0, 2 * block.y - 1) * eta
     return margins if block.weight is None else np.where(block.weight > 0, margins, np.inf)

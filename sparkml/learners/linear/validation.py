@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sparkml.errors import DataError
+from sparkml.learners.linear.methods import Start
 from sparkml.learners.linear.metrics import Metric, Totals
 from sparkml.learners.linear.passes import Fit, SharedPasses
 from sparkml.learners.linear.rows import Rows
@@ -29,17 +31,19 @@ class Validated:
         return int(np.argmax(np.where(np.isnan(mean), -np.inf, mean)))
 
 
-def cross_validated(passes: SharedPasses, starts: Sequence[Array], metric: Metric, limit: int) -> tuple[list[Fit], Validated]:
+def cross_validated(passes: SharedPasses, starts: Sequence[Start], metric: Metric, limit: int) -> tuple[list[Fit], Validated]:
     """Fit every task to all rows and without each fold, from `starts` on, and judge the latter; all of one label.
 
     All fits end within a hundredth of what chance does to their coefficients: nearer optima would be judged the same.
     """
     folds = passes.rows.source.folds
     (label,) = {task.label for task in passes.tasks}
-    tolerance = passes.precision(None, label) / 10
-    whole = [Fit(task, passes.descent(w, tolerance, limit, patient=False)) for task, w in zip(passes.tasks, starts, strict=True)]
+    tolerance = passes.first_tolerance(None, label) / 10
+    whole = [
+        Fit(task, passes.descent(at, tolerance, limit, patient=False)) for task, at in zip(passes.tasks, starts, strict=True)
+    ]
     apart = [
-        [Fit(fit.task, passes.descent(fit.descent.point, tolerance, limit, patient=False), out) for out in range(folds)]
+        [Fit(fit.task, passes.descent(Start(fit.descent.point), tolerance, limit, patient=False), out) for out in range(folds)]
         for fit in whole
     ]
     passes.shared(whole, apart)
@@ -65,7 +69,7 @@ def _judged(passes: SharedPasses, w: Array, label: int, metric: Metric) -> Total
             block = rows.of(label)
             for start, stop, fold in rows.cuts:
                 part = block.part(start, stop)
-                eta = np.tensordot(each[:, fold, :, :-1], part.x, (2, 1)) + each[:, fold, :, -1:]  # (tasks, outputs, rows)
+                eta = _etas(each[:, fold], part.x, passes.center)
                 if part.offset is not None:
                     eta += part.offset
                 weight = np.ones(stop - start, kind) if part.weight is None else part.weight
@@ -75,3 +79,10 @@ def _judged(passes: SharedPasses, w: Array, label: int, metric: Metric) -> Total
 
     total, _ = passes.rows.added_up(None, add)
     return total.reshape(tasks, folds, numbers)
+
+
+def _etas(w: Array, x: Any, center: Array | None) -> Any:
+    """Return the linear predictors of coefficients of shape (tasks, outputs, features + 1): (tasks, outputs, rows)."""
+    slopes = w[:, :, :-1].reshape(-1, w.shape[2] - 1)
+    intercepts = w[:, :, -1].reshape(-1, 1) if center is None else w[:, :, -1].reshape(-1, 1) - (slopes @ center)[:, None]
+    return ((x @ slopes.T).T + intercepts).reshape(*w.shape[:2], -1)

@@ -137,7 +137,7 @@ def test_the_null_model_is_left_for_the_optimum_even_where_folds_differ(tmp_path
 
 
 def test_many_labels_and_penalties_are_those_fitted_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_MOST_NUMBERS", 100)  # so that points do not even share all passes
+    monkeypatch.setattr(shared, "MOST_NUMBERS", 100)  # so that points do not even share all passes
     x, y, _ = rows(5000)
     other = (np.random.default_rng(1).random(5000) < expit(x[:, 1])).astype(np.float32)
     url = publish(tmp_path, x, y, other)
