@@ -14,7 +14,7 @@ from sparkml.learners.linear.sums import Block
 from sparkml.learners.linear.tree_sum import Array as Summand
 
 _NUMBERS = ("rows", "weight", "weight_square", "label", "label_square", "perfect", "constant", "weight_log")
-_FOLD = 64  # rows worked on as one: NumPy is slow along a short last axis
+_FOLD = 512  # rows worked on as one: NumPy is slow along a short last axis
 _FAR = 8.0  # standard deviations from 0: beyond, float32 blocks lose digits that matter
 _WIDE = 2.0**20  # of standard deviations: their squares still fit
 
@@ -114,46 +114,63 @@ class Looker:
         self._x, self._xx = np.zeros(features), np.zeros(features)
         self._least, self._most = np.full(features, np.inf), np.full(features, -np.inf)
         self._classes = np.zeros(family.classes if isinstance(family, Multinomial) else 0)
+        self._labels: Summand = np.empty(0)
 
     def take(self, block: Block) -> None:
         """Raise `WrongRowsError` for labels that the family does not allow, for weights below 0, and for what is not finite."""
-        x, y, own = block.x, block.y.astype(np.float64), block.weight
-        self._check_finite(block)
+        x, own = block.x, block.weight
+        self._check_numbers(block)
         if wrong := self.family.check(block.y):
             raise WrongRowsError("label", wrong, self._label)
-        one = np.ones(len(y), block.y.dtype) if own is None else own
-        wide = one.astype(np.float64)
-        if wide.min() < 0:
-            raise WrongRowsError("weight", f"a weight is 0 or more, not {wide.min():g}")
+        y = self._wide(block.y)
         perfect, constant = self.family.label_terms(y)
-        logs = 0.0 if own is None else float(np.log(wide[wide > 0]).sum())
-        self._numbers += [
-            len(y), wide.sum(), wide @ wide, wide @ y, wide @ np.square(y), wide @ perfect, wide @ constant, logs
-        ]  # fmt: skip
+        if own is None:
+            one: Array = np.ones(len(y), block.y.dtype)
+            weights: tuple[float, ...] = (len(y), len(y), len(y))
+            labels = (y.sum(), y @ y, perfect.sum(), constant.sum(), 0.0)
+        else:
+            one, wide = own, own.astype(np.float64)
+            if wide.min() < 0:
+                raise WrongRowsError("weight", f"a weight is 0 or more, not {wide.min():g}")
+            weights = (len(y), wide.sum(), wide @ wide)
+            labels = (wide @ y, wide @ np.square(y), wide @ perfect, wide @ constant, np.log(wide[wide > 0]).sum())
+        self._numbers += [*weights, *labels]
         if len(self._classes):
-            self._classes += np.bincount(block.y.astype(np.int64), wide, len(self._classes))
-        self._x += one @ x
+            self._classes += np.bincount(block.y.astype(np.int64), own, len(self._classes))
+        total = one @ x
+        if not np.isfinite(total).all():  # much faster than to ask each number
+            _check_features(block)
+        self._x += total
         self._xx += one @ (x.power(2, np.float64) if issparse(x) else np.square(x))
         self._least = np.minimum(self._least, _folded(np.minimum, x))
         self._most = np.maximum(self._most, _folded(np.maximum, x))
+
+    def _wide(self, y: Array) -> Summand:
+        """Return labels in float64, until the next block; memory that is new for each costs more than the work on it."""
+        if len(self._labels) < len(y):
+            self._labels = np.empty(len(y))
+        np.copyto(self._labels[: len(y)], y)
+        return self._labels[: len(y)]
 
     def facts(self) -> Facts:
         sums = np.concatenate([self._numbers, self._x, self._xx, self._classes])
         return Facts.unpacked(sums, np.concatenate([self._least, -self._most]))
 
-    def _check_finite(self, block: Block) -> None:
+    def _check_numbers(self, block: Block) -> None:
         for role, values in (("label", block.y), ("weight", block.weight), ("offset", block.offset)):
             if values is not None and not np.isfinite(values).all():
                 raise WrongRowsError(
                     role, f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} values are NaN or infinite", self._label
                 )
-        if not np.isfinite(np.ones(len(block.y), block.x.dtype) @ block.x).all():  # much faster than to ask each number
-            entries = coo_array(block.x)
-            wrong = ~np.isfinite(entries.data)
-            if wrong.any():
-                which = ", ".join(str(number) for number in np.unique(entries.col[wrong])[:10])
-                count = len(np.unique(entries.row[wrong]))
-                raise WrongRowsError("features", f"feature {which} is NaN or infinite in {count} of {len(block.y)} rows")
+
+
+def _check_features(block: Block) -> None:
+    entries = coo_array(block.x)
+    wrong = ~np.isfinite(entries.data)
+    if wrong.any():
+        which = ", ".join(str(number) for number in np.unique(entries.col[wrong])[:10])
+        count = len(np.unique(entries.row[wrong]))
+        raise WrongRowsError("features", f"feature {which} is NaN or infinite in {count} of {len(block.y)} rows")
 
 
 def _folded(function: np.ufunc, x: Any) -> Array:

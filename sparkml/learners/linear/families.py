@@ -92,7 +92,7 @@ class Gaussian:
         return eta
 
     def label_terms(self, y: Array) -> tuple[Array, Array]:
-        return np.zeros(len(y)), np.zeros(len(y))
+        return nothing(y), nothing(y)
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,10 @@ class Binomial:
         return f"1 / (1 + exp(-{eta}))"
 
     def label_terms(self, y: Array) -> tuple[Array, Array]:
+        if not self.shares:
+            return nothing(y), nothing(y)
         y = y.astype(np.float64)
-        return -times_log(y, y) - times_log(1 - y, 1 - y), np.zeros(len(y))
+        return -times_log(y, y) - times_log(1 - y, 1 - y), nothing(y)
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,12 @@ class SquaredHinge:
         return f"CASE WHEN {eta} > {self.threshold!r}D THEN 1D ELSE 0D END"
 
     def label_terms(self, y: Array) -> tuple[Array, Array]:
-        return np.zeros(len(y)), np.zeros(len(y))
+        return nothing(y), nothing(y)
+
+
+def nothing(y: Array) -> Array:
+    """Return a 0 for each label, which takes no memory."""
+    return np.broadcast_to(0.0, len(y))
 
 
 def times_log(factor: Array, value: Array) -> Array:

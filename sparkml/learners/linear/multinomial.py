@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparkml.learners.linear.families import Array
+from sparkml.learners.linear.families import Array, nothing
 from sparkml.learners.linear.sums import Block, Cut, Sums
 from sparkml.learners.linear.tree_sum import Array as Summand
 
@@ -41,7 +41,7 @@ class Multinomial:
         return f"one class only, {mean:g}" if variance == 0 else None
 
     def label_terms(self, y: Array) -> tuple[Array, Array]:
-        return np.zeros(len(y)), np.zeros(len(y))
+        return nothing(y), nothing(y)
 
     def predict(self, eta: Array) -> Array:
         """Return probabilities: (rows, classes)."""
