@@ -126,7 +126,7 @@ class Looker:
         perfect, constant = self.family.label_terms(y)
         if own is None:
             one: Array = np.ones(len(y), block.y.dtype)
-            weights: tuple[float, ...] = (len(y), len(y), len(y))
+            weights: tuple[Any, ...] = (len(y), len(y), len(y))
             labels = (y.sum(), y @ y, perfect.sum(), constant.sum(), 0.0)
         else:
             one, wide = own, own.astype(np.float64)
