@@ -61,6 +61,11 @@ class CrossValidator(OneByOne):
         return cast(CrossValidator, self.copy({self.evaluator: evaluator.setLabelCol(estimator.getLabelCol())}))
 
     def _fit(self, dataset: DataFrame) -> CrossValidatorModel:
+        missing = [name for name in ("estimator", "estimatorParamMaps") if not self.isDefined(name)]
+        if missing:
+            raise ConfigError(
+                f"CrossValidator needs {' and '.join(missing)}", hint="CrossValidator(estimator=..., estimatorParamMaps=...)"
+            )
         estimator, maps = self.getEstimator(), self.getEstimatorParamMaps()
         if not isinstance(estimator, LinearEstimator):
             raise ConfigError(

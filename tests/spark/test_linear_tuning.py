@@ -133,6 +133,13 @@ def test_what_it_refuses(rows: DataFrame, settings: Any, message: str) -> None:
         CrossValidator(**given).fit(rows)
 
 
+def test_what_is_not_set_is_named(rows: DataFrame) -> None:
+    with pytest.raises(ConfigError, match="needs estimator and estimatorParamMaps"):
+        CrossValidator().fit(rows)
+    with pytest.raises(ConfigError, match="needs estimatorParamMaps"):
+        CrossValidator(estimator=LogisticRegression()).fit(rows)
+
+
 def test_maps_that_cannot_share_are_refused(rows: DataFrame) -> None:
     lr = LogisticRegression()
     maps = ParamGridBuilder().addGrid(lr.fitIntercept, [True, False]).build()
