@@ -65,7 +65,7 @@ class _Alone:
     host = "here"
 
     def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.local_size = rank, size, size
 
 
 def _pin(rank: int) -> None:
@@ -83,7 +83,9 @@ def read(rank: int, size: int, url: str) -> int:
     """Decode the features and labels of a rank's row groups, and look at one value of each block."""
     mine = rows_of(rank, size, url)
     rows, seen = 0, 0.0
-    for _, blocks in ShardReader(mine.set, [mine.groups[number] for number in mine.mine], ["x", "label"]).by_group():
+    for _, blocks in ShardReader(mine.set, [mine.groups[number] for number in mine.mine], ["x", "label"]).by_group(
+        cached=mine.cached
+    ):
         for batch in blocks:
             rows += len(batch["label"])
             seen += float(batch["x"][0, 0]) + float(batch["label"][0])

@@ -15,7 +15,7 @@ import shutil
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -66,7 +66,7 @@ class Copies:
             A shard is missing, cannot be read, or is not what the manifest describes.
         """
         with ThreadPoolExecutor(THREADS, "sparkml-copies") as pool:
-            waiting: deque[Future[str | _Memory | None]] = deque()
+            waiting: deque[Future[str | MemoryFile | None]] = deque()
             try:
                 for at, group in enumerate(groups):
                     while at + len(waiting) < len(groups) and len(waiting) <= (AHEAD if self._folders else AHEAD_IN_MEMORY):
@@ -80,7 +80,7 @@ class Copies:
             finally:  # the consumer may have left early
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, copy: str | _Memory | None, group: RowGroup) -> pq.ParquetFile:
+    def _open(self, copy: str | MemoryFile | None, group: RowGroup) -> pq.ParquetFile:
         if isinstance(copy, str):
             try:
                 return pq.ParquetFile(copy, memory_map=False)
@@ -88,15 +88,15 @@ class Copies:
                 log.warning("the copy %s cannot be read, it will be made anew: %s", copy, error)
                 with suppress(OSError):
                     os.unlink(copy)
-        memory = copy if isinstance(copy, _Memory) else self._in_memory(group)
+        memory = copy if isinstance(copy, MemoryFile) else self._in_memory(group)
         with described(self._store.url(group.path)):
-            return pq.ParquetFile(memory, metadata=memory.metadata)
+            return pq.ParquetFile(memory, metadata=memory.metadata, pre_buffer=False)  # else columns between are read, too
 
-    def _in_memory(self, group: RowGroup) -> _Memory:
+    def _in_memory(self, group: RowGroup) -> MemoryFile:
         entry = self._entry(group)
         _, metadata = self._footer(entry)
-        ranges = self._ranges(entry, metadata, group.index)
-        memory = _Memory(entry.size, ranges, metadata)
+        ranges = ranges_of(metadata, group.index, self._columns, self._store.url(entry.path))
+        memory = MemoryFile(entry.size, [(start, memoryview(bytearray(end - start))) for start, end in ranges], metadata)
         self._fetch(entry, ranges, memory)
         return memory
 
@@ -109,7 +109,7 @@ class Copies:
         if os.path.exists(path):
             return path
         tail, metadata = self._footer(entry)
-        ranges = self._ranges(entry, metadata, group.index)
+        ranges = ranges_of(metadata, group.index, self._columns, self._store.url(entry.path))
         scratch = f"{path}.{uuid.uuid4().hex}.part"
         try:
             with _Scratch(os.path.dirname(path), scratch, sum(end - start for start, end in ranges)) as disk:
@@ -137,29 +137,10 @@ class Copies:
             raise StorageError(f"{self._store.url(group.path)} is not in the manifest of its folder")
         return self._files[group.path]
 
-    def _fetch(self, entry: FileEntry, ranges: Sequence[tuple[int, int]], target: _Scratch | _Memory) -> None:
+    def _fetch(self, entry: FileEntry, ranges: Sequence[tuple[int, int]], target: _Scratch | MemoryFile) -> None:
         for start, end in ranges:
             for at in range(start, end, PIECE_BYTES):
                 target.write(at, self._store.read(entry.path, at, min(at + PIECE_BYTES, end)))
-
-    def _ranges(self, entry: FileEntry, metadata: pq.FileMetaData, index: int) -> list[tuple[int, int]]:
-        """Return where a row group's columns lie in its file, neighbours joined."""
-        if index >= metadata.num_row_groups:
-            raise not_as_described(self._store.url(entry.path))
-        group = metadata.row_group(index)
-        found: list[tuple[int, int]] = []
-        for at in range(group.num_columns):
-            column = group.column(at)
-            if column.path_in_schema in self._columns:
-                start = column.dictionary_page_offset or column.data_page_offset
-                found.append((start, start + column.total_compressed_size))
-        joined: list[tuple[int, int]] = []
-        for start, end in sorted(found):
-            if joined and start <= joined[-1][1]:
-                joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-            else:
-                joined.append((start, end))
-        return joined
 
     def _footer(self, entry: FileEntry) -> tuple[bytes, pq.FileMetaData]:
         with self._lock:  # one thread asks, the others want the same
@@ -176,6 +157,26 @@ class Copies:
             if needed > len(tail):
                 tail = self._store.read(entry.path, entry.size - needed, entry.size)
             return tail, pq.read_metadata(pa.BufferReader(tail))
+
+
+def ranges_of(metadata: pq.FileMetaData, index: int, columns: Collection[str], url: str) -> list[tuple[int, int]]:
+    """Return where a row group's columns lie in its file, neighbours joined. Raises `StorageError` if there is no such group."""
+    if index >= metadata.num_row_groups:
+        raise not_as_described(url)
+    group = metadata.row_group(index)
+    found: list[tuple[int, int]] = []
+    for at in range(group.num_columns):
+        column = group.column(at)
+        if column.path_in_schema in columns:
+            start = column.dictionary_page_offset or column.data_page_offset
+            found.append((start, start + column.total_compressed_size))
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def not_as_described(url: str) -> StorageError:
@@ -235,12 +236,12 @@ class _Scratch:
         os.replace(self._path, path)
 
 
-class _Memory(io.RawIOBase):
-    """A sparse file in memory, for PyArrow to read: only `ranges` of its bytes are there, and may be read."""
+class MemoryFile(io.RawIOBase):
+    """A sparse file in memory, for PyArrow to read: only `parts` of its bytes, by where they begin, are there and may be read."""
 
-    def __init__(self, size: int, ranges: Sequence[tuple[int, int]], metadata: pq.FileMetaData) -> None:
+    def __init__(self, size: int, parts: Sequence[tuple[int, memoryview]], metadata: pq.FileMetaData) -> None:
         self._size, self._at, self.metadata = size, 0, metadata
-        self._parts = [(start, bytearray(end - start)) for start, end in ranges]
+        self._parts = list(parts)
 
     def write(self, at: int, data: bytes) -> None:  # type: ignore[override]
         self._part(at, len(data))[:] = data
@@ -248,7 +249,7 @@ class _Memory(io.RawIOBase):
     def _part(self, at: int, size: int) -> memoryview:
         for start, part in self._parts:
             if start <= at and at + size <= start + len(part):
-                return memoryview(part)[at - start : at - start + size]
+                return part[at - start : at - start + size]
         raise OSError(f"bytes {at} to {at + size} were not fetched")
 
     def read(self, size: int = -1) -> memoryview:  # type: ignore[override]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
 from sparkml.shards.copies import Copies, described, not_as_described, scratch_folders
+from sparkml.shards.direct import direct_files
 from sparkml.shards.schema import Column, to_csr, to_numpy
 from sparkml.storage import FileEntry, Store
 
@@ -159,27 +160,45 @@ class ShardReader:
                 batch[column.name] = to_numpy(batch[column.name], column)
             yield batch
 
-    def by_group(self, sparse: Collection[str] = ()) -> Iterator[tuple[RowGroup, Iterator[dict[str, Any]]]]:
+    def by_group(self, sparse: Collection[str] = (), cached: float = 1.0) -> Iterator[tuple[RowGroup, Iterator[dict[str, Any]]]]:
         """Yield each row group with its rows in order, in blocks that do not depend on what else is read.
 
-        The next one is asked of the disk meanwhile. Columns named in `sparse` are left so, see `to_csr`.
+        Those that follow are asked of the disk meanwhile. Columns named in `sparse` are left so, see `to_csr`. Of local files
+        only the share `cached` of row groups, evenly chosen, goes through the page cache, which then has them for the next time.
         """
-        following = iter(self._groups[1:])
         made = [to_csr if column.name in sparse else to_numpy for column in self._columns]
-        for file, groups in self._opened(self._groups):
-            for group in groups:
-                if (ahead := next(following, None)) and self._local:
+        for file, group in (
+            self._asked_for(cached) if self._local else zip(self._copies.opened(self._groups), self._groups, strict=True)
+        ):
+            yield (
+                group,
+                (
+                    {
+                        column.name: make(batch.column(at), column)
+                        for at, (make, column) in enumerate(zip(made, self._columns, strict=True))
+                    }
+                    for batch in self._read(file, [group])
+                ),
+            )
+
+    def _asked_for(self, cached: float) -> Iterator[tuple[pq.ParquetFile, RowGroup]]:
+        """Yield the file of each local row group, the next ones on their way."""
+        through = [int((at + 1) * cached) > int(at * cached) for at in range(len(self._groups))]
+        past = [group for group, by_cache in zip(self._groups, through, strict=True) if not by_cache]
+        following = itertools.islice((group for group, by_cache in zip(self._groups, through, strict=True) if by_cache), 1, None)
+        with contextlib.closing(
+            direct_files([(self._store.at(group.path), group.index) for group in past], self._names)
+        ) as files:
+            for group, by_cache in zip(self._groups, through, strict=True):
+                if not by_cache:
+                    yield next(files), group
+                    continue
+                if ahead := next(following, None):
                     self._ask_for(ahead)
-                yield (
-                    group,
-                    (
-                        {
-                            column.name: make(batch.column(at), column)
-                            for at, (make, column) in enumerate(zip(made, self._columns, strict=True))
-                        }
-                        for batch in self._read(file, [group])
-                    ),
-                )
+                with described(self._store.url(group.path)):
+                    file = pq.ParquetFile(self._store.at(group.path), memory_map=False)
+                with file:
+                    yield file, group
 
     def _blocks(self, skip: int) -> Iterator[Block]:
         """Stream blocks in order."""

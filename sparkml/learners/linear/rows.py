@@ -16,6 +16,7 @@ from sparkml.learners.linear.facts import Scaling, WrongRowsError
 from sparkml.learners.linear.families import Array as Values
 from sparkml.learners.linear.sums import Block, Cut
 from sparkml.learners.linear.tree_sum import Array, Node, TreeSum, shares
+from sparkml.shards.direct import page_cache
 from sparkml.shards.reader import ShardReader, ShardSet
 
 _EXACT_NUMBERS = 1 << 24  # of all features: up to there all is done in float64
@@ -80,6 +81,8 @@ class RankRows:
         What features have gone through; None: nothing.
     centers
         What was subtracted from each label.
+    cached
+        The share of row groups that this host's page cache keeps from one pass to the next.
     """
 
     def __init__(self, worker: Worker, source: RowSource) -> None:
@@ -96,6 +99,8 @@ class RankRows:
         self.deal(1)
         numbers = (2 + len(source.labels)) * self.kind.itemsize
         self.row_bytes = numbers + (column.width if source.sparse else self.features * self.kind.itemsize)
+        stored = self.set.num_rows * sum(column.width for column in self.set.columns if column.name in source.columns)
+        self.cached = min(1.0, page_cache() * worker.size / (stored * worker.local_size))
         # a sample is a random set of row groups, by the seed alone
         self._order = np.random.default_rng(source.seed).permutation(len(self.groups))
         self.ends = np.cumsum([self.groups[number].rows for number in self._order])
@@ -103,7 +108,7 @@ class RankRows:
         self.centers = np.zeros(len(source.labels))
         self.steps = 0
         self._kept: dict[int, list[Rows]] = {}
-        self._kept_bytes = self._groups_read = self._passes = 0
+        self._kept_bytes = self._groups_read = 0
         self._buffers: dict[str, Values] = {}
 
     def deal(self, summands: int) -> None:
@@ -159,18 +164,14 @@ class RankRows:
         return whole.total(len(chosen)), np.min([extremes for _, extremes in found if len(extremes)], axis=0)
 
     def by_group(self, numbers: Sequence[int]) -> Iterator[tuple[int, Iterator[Rows]]]:
-        """Yield row groups: those in memory first. Others are kept as long as there is room.
-
-        Every second pass reads backwards: what the last one read is in the page cache still.
-        """
+        """Yield row groups: those in memory first. Others are kept as long as there is room."""
         source = self.source
         missing = [number for number in numbers if number not in self._kept]
-        if self._passes % 2:
-            missing.reverse()
-        self._passes += bool(missing)
         reader = ShardReader(self.set, [self.groups[number] for number in missing], source.columns)
         yield from ((number, iter(self._kept[number])) for number in numbers if number in self._kept)
-        for number, (group, batches) in zip(missing, reader.by_group([source.features] if source.sparse else ()), strict=True):
+        for number, (group, batches) in zip(
+            missing, reader.by_group([source.features] if source.sparse else (), self.cached), strict=True
+        ):
             if source.sparse:
                 batches = _joined(batches)
             size = group.rows * self.row_bytes

@@ -136,14 +136,14 @@ def test_in_memory_there_is_one_row_group_beside_that_which_is_decoded(
         monkeypatch.setattr(copies, "KEPT_FREE", 1.1)
     else:
         monkeypatch.setenv(copies.ALLOWED, "0")
-    there: list[copies._Memory] = []
-    made = copies._Memory.__init__
+    there: list[copies.MemoryFile] = []
+    made = copies.MemoryFile.__init__
 
-    def counted(memory: copies._Memory, *arguments: Any) -> None:
+    def counted(memory: copies.MemoryFile, *arguments: Any) -> None:
         made(memory, *arguments)
         there.append(memory)
 
-    monkeypatch.setattr(copies._Memory, "__init__", counted)
+    monkeypatch.setattr(copies.MemoryFile, "__init__", counted)
     shards = ShardSet.open(url)
     files = ShardReader(shards, shards.groups)._copies.opened(shards.groups)
     for number, file in enumerate(files):
@@ -168,6 +168,12 @@ def test_a_copy_in_memory_holds_its_row_group_in_pieces_and_no_other(url: str, m
     assert file.read_row_group(0).num_rows == 50
     with pytest.raises(OSError, match="were not fetched"):
         file.read_row_group(1)
+
+
+def test_columns_in_memory_with_another_between_them(url: str) -> None:
+    shards = ShardSet.open(url)
+    batches = list(ShardReader(shards, shards.groups, ["x", "name"]).batches(230))
+    assert list(batches[0]["name"]) == [f"row {n}" for n in range(230)] and batches[0]["x"][229, 0] == 229
 
 
 @pytest.mark.parametrize("where", ["memory", "disk", "local"])
