@@ -185,6 +185,18 @@ def test_labels_far_from_zero_in_float32(tmp_path: Path, monkeypatch: pytest.Mon
     np.testing.assert_allclose(w, [0.1, 0.1, 14], atol=1e-4)
 
 
+def test_labels_far_from_zero_keep_their_variance(tmp_path: Path) -> None:
+    """Squares of 1e8 +- 1 have no digit left for the 1: nor had the null deviance, or a penalty in units of the label."""
+    x = RANDOM.normal(size=(2000, 2))
+    y = np.round(x @ [0.5, -1.0] + RANDOM.normal(size=2000), 6)
+    penalty = Penalty(0.1, by_label=True)
+    near, near_summary, _ = fit(tmp_path / "near", x, y, Gaussian(), penalty=penalty)
+    far, far_summary, _ = fit(tmp_path / "far", x, y + 1e8, Gaussian(), penalty=penalty)
+    np.testing.assert_allclose(far[:2], near[:2], rtol=1e-7)
+    assert far_summary.nullDeviance == pytest.approx(near_summary.nullDeviance, rel=1e-7)
+    assert far_summary.deviance == pytest.approx(near_summary.deviance, rel=1e-7)
+
+
 def test_a_perfect_fit(tmp_path: Path) -> None:
     x = RANDOM.normal(size=(100, 1))
     _, summary, _ = fit(tmp_path / "line", x, 2 * x[:, 0] + 1, Gaussian())
