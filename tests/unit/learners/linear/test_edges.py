@@ -14,11 +14,13 @@ from sklearn import linear_model
 
 from sparkml.errors import DataError, TrainingError
 from sparkml.learners.linear import rows as row_sets
+from sparkml.learners.linear.facts import Looker
 from sparkml.learners.linear.families import Binomial, Family, Gaussian, Poisson
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import LinearJob, train_linear
 from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.quadratic import Penalty
+from sparkml.learners.linear.sums import Block
 from sparkml.learners.linear.tree_sum import TreeSum, shares
 from tests.unit.learners.linear.test_job import Alone, answer_of, job_of, publish, rows
 from tests.unit.learners.linear.test_statistics import fit, with_intercept
@@ -168,6 +170,17 @@ def test_rows_that_weigh_nothing(tmp_path: Path) -> None:
     w, _, _ = fit(tmp_path / "half", x, y, Binomial(), half)
     other, _, _ = fit(tmp_path / "first", x[:1500], y[:1500], Binomial(), weight[:1500])
     np.testing.assert_allclose(w, other, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "label"), [(Binomial(), 1.0), (Multinomial(4), 1.0), (Multinomial(4), 3.0)])
+def test_one_class_is_noticed_whatever_its_rows_weigh(family: Family, label: float) -> None:
+    for seed in range(50):
+        weight = np.random.default_rng(seed).random(1000)
+        looker = Looker(family, 1)
+        for part in (slice(0, 600), slice(600, 1000)):
+            looker.take(Block(np.ones((1000, 1))[part], np.full(1000, label)[part], weight[part]))
+        facts = looker.facts()
+        assert family.check_labels(facts.label / facts.weight, facts.label_variance) == f"one class only, {label:g}"
 
 
 def test_labels_far_from_zero_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
