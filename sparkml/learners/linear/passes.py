@@ -190,8 +190,8 @@ class SharedPasses:
         found, history = [Start(w) for w in starts], [{} for _ in starts]  # type: tuple[list[Start], list[dict[str, list[float]]]]
         for count in self.samples():
             fits = [
-                Fit(task, self.descent(start, self.first_tolerance(count, task.label), self.method.sample_passes))
-                for task, start in zip(self.tasks, found, strict=True)
+                Fit(task, self.descent(at, self.first_tolerance(count, task.label), self.method.sample_passes, instead=plain))
+                for task, at, plain in zip(self.tasks, found, starts, strict=True)
             ]
             with contextlib.suppress(NothingWeighsError):
                 self.drive(count, fits)
@@ -208,7 +208,9 @@ class SharedPasses:
     def descent(
         self, start: Start, tolerance: float, passes: int, *, patient: bool | None = None, instead: Array | None = None
     ) -> Any:
+        """Return what goes from `start` on, or from `instead` where the loss is not finite at `start`."""
         patient = self.rows.all_fit if patient is None else patient
+        instead = None if instead is start.w else instead
         return self.method.descent(start, tolerance, passes, patient=patient, kind=self.rows.kind, instead=instead)
 
     # --- passes ---

@@ -13,6 +13,7 @@ import statsmodels.api as sm
 from sklearn import linear_model
 
 from sparkml.errors import DataError, TrainingError
+from sparkml.learners.linear import passes
 from sparkml.learners.linear import rows as row_sets
 from sparkml.learners.linear.facts import Looker
 from sparkml.learners.linear.families import Binomial, Family, Gaussian, Poisson
@@ -196,6 +197,19 @@ def test_labels_far_from_zero_in_float32(tmp_path: Path, monkeypatch: pytest.Mon
     w, _, answer = fit(tmp_path / "poisson", x, counts, Poisson(), tolerance=1e-6)
     assert answer["converged"] and answer["passes"] < 20
     np.testing.assert_allclose(w, [0.1, 0.1, 14], atol=1e-4)
+
+
+def test_a_sample_that_ends_where_the_next_one_has_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger sample has rows far from all others, whose mean by the smaller one's optimum is exp(1500)."""
+    monkeypatch.setattr(passes, "_SAMPLE_ROWS", 1000)
+    monkeypatch.setattr(passes, "_GROWTH", 2)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(30_000, 2))
+    y = random.poisson(np.exp(x[:, 0])).astype(float)
+    second = 1000 * int(np.random.default_rng(7).permutation(30)[1])  # row groups are drawn by the seed
+    x[second : second + 3, 0], y[second : second + 3] = 1500, 3
+    _, _, answer = fit(tmp_path, x, y, Poisson(), memory=8 << 20)
+    assert answer["converged"] and {"1000 rows", "2000 rows"} <= {*answer["decrements"]}
 
 
 def test_labels_far_from_zero_keep_their_variance(tmp_path: Path) -> None:
