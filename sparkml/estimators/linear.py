@@ -52,7 +52,7 @@ from sparkml.learners.linear.families import Binomial, Family, SquaredHinge
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import LinearJob, train_linear
 from sparkml.learners.linear.methods import METHODS, MOST_CLASSES, MOST_COEFFICIENTS, chosen_solver
-from sparkml.learners.linear.metrics import Metric
+from sparkml.learners.linear.metrics import Metric, Ranking
 from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.passes import Task
 from sparkml.learners.linear.quadratic import Penalty
@@ -179,7 +179,8 @@ class LinearEstimator(
             with lock:
                 if number not in found:
                     (group,) = (group for group in groups.values() if number in group)
-                    found.update(zip(group, self.fit_shared(dataset, [several[at] for at in group])[0], strict=True))
+                    alike = [several[at] for at in group]
+                    found.update(zip(group, alike[0].fit_shared(dataset, alike)[0], strict=True))
                 return found[number]
 
         return _FitMultipleIterator(fitted, len(several))
@@ -191,7 +192,10 @@ class LinearEstimator(
     def fit_shared(
         self, dataset: DataFrame, several: Sequence[LinearEstimator], *, folds: Folds | None = None
     ) -> tuple[list[LinearModel], dict[str, Any]]:
-        """Fit estimators that differ in penalty and label only, and return their models and what the folds said."""
+        """Fit estimators that differ in penalty and label only, and return their models and what the folds said.
+
+        This one is of `several`: in all else it speaks for them.
+        """
         for one in several:
             one._check()  # what `fit(frame, {...})` and tuners set, too
         weight, offset = self._chosen("weightCol"), self._chosen("offsetCol") if self.hasParam("offsetCol") else None
@@ -200,6 +204,8 @@ class LinearEstimator(
         families = {one.getLabelCol(): one._family_of(rows) for one in several}
         outputs = {label: family.classes if isinstance(family, Multinomial) else 1 for label, family in families.items()}
         tasks = [Task(one._penalty(rows.width, outputs[one.getLabelCol()]), labels.index(one.getLabelCol())) for one in several]
+        if folds and isinstance(folds.metric, Ranking) and (classes := max(outputs.values())) > 2:
+            raise ConfigError(f"{folds.metric.name} is of two classes, the label has {classes}", hint="take logLoss or f1")
         size, count = (rows.width + 1) * max(outputs.values()), folds.count if folds else 1
         solver = chosen_solver(self._solvers[self.getSolver()], size, bounded=any(task.penalty.bounded for task in tasks))
         METHODS[solver].check(size, count, len(several))

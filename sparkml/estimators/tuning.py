@@ -42,22 +42,23 @@ class CrossValidator(OneByOne):
         self._setDefault(seed=7)  # pyspark.ml's differs from process to process
 
     def write(self) -> MLWriter:
-        return super(CrossValidator, self._judging()).write()
+        return super(CrossValidator, self._judging(self.getEstimator())).write()
 
     @classmethod
     def read(cls) -> MLReader[Any]:  # type: ignore[override]
         return _Reader()
 
-    def _judging(self) -> CrossValidator:
-        """Return this one with an evaluator."""
+    def _judging(self, estimator: Any) -> CrossValidator:
+        """Return this one with an evaluator of what the estimator predicts."""
         if self.isDefined("evaluator"):
             return self
-        estimator: Any = self.getEstimator()
-        family, evaluator = estimator._family(), RegressionEvaluator()  # type: Any, Any
-        if family.separable:
-            by_loss = family.name == "binomial"
+        evaluator: Any = RegressionEvaluator()
+        if _classifies(estimator):
+            by_loss = estimator._family().name == "binomial"
             evaluator = MulticlassClassificationEvaluator() if by_loss else BinaryClassificationEvaluator()
             evaluator.setMetricName("logLoss" if by_loss else "areaUnderROC")
+        if weight := estimator._chosen("weightCol"):
+            evaluator.setWeightCol(weight)
         return cast(CrossValidator, self.copy({self.evaluator: evaluator.setLabelCol(estimator.getLabelCol())}))
 
     def _fit(self, dataset: DataFrame) -> CrossValidatorModel:
@@ -85,36 +86,47 @@ class CrossValidator(OneByOne):
         count, column = self.getNumFolds(), self.getFoldCol() or None
         if count < 2:
             raise ConfigError(f"numFolds = {count}: must be 2 or more")
-        folds = Folds(count, self._metric(estimator), self.getSeed() & (2**63 - 1), column)
-        models, said = estimator.fit_shared(dataset, several, folds=folds)
+        one = several[0]  # what the maps set alike is set here, too
+        judging = self._judging(one)
+        folds = Folds(count, _metric(judging.getEvaluator(), one), self.getSeed() & (2**63 - 1), column)
+        models, said = one.fit_shared(dataset, several, folds=folds)
         metrics = np.array(said["metrics"])
         best = models[said["best"]]
         best.history["validation"] = {"metrics": said["metrics"], "errors": said["errors"], "best": said["best"]}
-        return self._copyValues(CrossValidatorModel(best, metrics.mean(axis=1).tolist(), stdMetrics=metrics.std(axis=1).tolist()))
+        model = CrossValidatorModel(best, metrics.mean(axis=1).tolist(), stdMetrics=metrics.std(axis=1).tolist())
+        return judging._copyValues(model)  # with the evaluator, or it could not be saved
 
-    def _metric(self, estimator: LinearEstimator) -> Metric:
-        evaluator: Any = self._judging().getEvaluator()
-        known = (BinaryClassificationEvaluator, MulticlassClassificationEvaluator, RegressionEvaluator)
-        name = evaluator.getMetricName() if isinstance(evaluator, known) else type(evaluator).__name__
-        if name in _OF_CLASSES and not estimator._family().separable:
-            raise ConfigError(f"the evaluator's metric {name} is of classes, {type(estimator).__name__} has none")
-        if name == "logLoss" and estimator._family().name == "binomial":
-            return METRICS["loss"]
-        metric = METRICS.get(name) if isinstance(evaluator, known) else None
-        if metric is None:
-            raise ConfigError(
-                f"{name} is no metric of shared passes", hint=f"known are logLoss, {', '.join(sorted(set(METRICS) - {'loss'}))}"
-            )
-        if evaluator.getLabelCol() != estimator.getLabelCol():
-            raise ConfigError(
-                f"the evaluator's label is {evaluator.getLabelCol()!r}, the estimator's {estimator.getLabelCol()!r}"
-            )
-        if evaluator.isSet("weightCol") != (estimator._chosen("weightCol") is not None):
-            raise ConfigError("rows are judged with the estimator's weightCol: the evaluator's must be the same")
-        if isinstance(metric, Confusion) and estimator.hasParam("threshold"):
-            threshold = estimator.getOrDefault("threshold")
-            return replace(metric, threshold=threshold if math.isfinite(threshold) else 0.5)
-        return metric
+
+def _classifies(estimator: LinearEstimator) -> bool:
+    return estimator.hasParam("rawPredictionCol") or estimator._family().separable
+
+
+def _metric(evaluator: Any, estimator: LinearEstimator) -> Metric:
+    """Return what the evaluator's metric is in shared passes. Raises `ConfigError` where it would judge something else."""
+    known = (BinaryClassificationEvaluator, MulticlassClassificationEvaluator, RegressionEvaluator)
+    name = evaluator.getMetricName() if isinstance(evaluator, known) else type(evaluator).__name__
+    kind = type(estimator).__name__
+    if name in _OF_CLASSES and not _classifies(estimator):
+        raise ConfigError(f"the evaluator's metric {name} is of classes, {kind} has none")
+    if isinstance(evaluator, RegressionEvaluator) and estimator.hasParam("rawPredictionCol"):
+        raise ConfigError(
+            f"the evaluator's metric {name} is of numbers, {kind} predicts classes", hint=f"known are {', '.join(_OF_CLASSES)}"
+        )
+    metric = METRICS.get(name) if isinstance(evaluator, known) else None
+    if name == "logLoss" and estimator._family().name == "binomial":
+        metric = METRICS["loss"]
+    if metric is None:
+        raise ConfigError(
+            f"{name} is no metric of shared passes", hint=f"known are logLoss, {', '.join(sorted(set(METRICS) - {'loss'}))}"
+        )
+    if evaluator.getLabelCol() != estimator.getLabelCol():
+        raise ConfigError(f"the evaluator's label is {evaluator.getLabelCol()!r}, the estimator's {estimator.getLabelCol()!r}")
+    if (evaluator.getWeightCol() if evaluator.isSet("weightCol") else None) != estimator._chosen("weightCol"):
+        raise ConfigError("rows are judged with the estimator's weightCol: the evaluator's must be the same")
+    if isinstance(metric, Confusion) and estimator.hasParam("threshold"):
+        threshold = estimator.getOrDefault("threshold")
+        return replace(metric, threshold=threshold if math.isfinite(threshold) else 0.5)
+    return metric
 
 
 class _Reader(MLReader[CrossValidator]):

@@ -94,6 +94,9 @@ class Facts:
 
     @property
     def label_variance(self) -> float:
+        """Of classes exactly 0 where there is one only."""
+        if len(self.classes) and np.count_nonzero(self.classes) < 2:
+            return 0.0
         return max(0.0, self.label_square / self.weight - (self.label / self.weight) ** 2)
 
 
@@ -132,7 +135,8 @@ class Looker:
             one, wide = own, own.astype(np.float64)
             if wide.min() < 0:
                 raise WrongRowsError("weight", f"a weight is 0 or more, not {wide.min():g}")
-            weights = (len(y), wide.sum(), wide @ wide)
+            whole = wide @ np.ones(len(wide))  # with the roundings of `wide @ y`: labels that are all 1 have a mean of 1
+            weights = (len(y), whole, wide @ wide)
             labels = (wide @ y, wide @ np.square(y), wide @ perfect, wide @ constant, np.log(wide[wide > 0]).sum())
         self._numbers += [*weights, *labels]
         if len(self._classes):

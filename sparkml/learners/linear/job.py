@@ -86,7 +86,7 @@ def _trained(passes: SharedPasses, job: LinearJob) -> dict[str, Any]:
     starts, history = passes.sampled(plain)
     if job.metric is None:
         fits = [
-            Fit(task, passes.descent(start, job.tolerance, job.passes, instead=None if start.w is other else other))
+            Fit(task, passes.descent(start, job.tolerance, job.passes, instead=other))
             for task, start, other in zip(job.tasks, starts, plain, strict=True)
         ]
         passes.drive(None, fits)

@@ -89,8 +89,8 @@ class _Found:
         return functools.reduce(operator.add, [self.sums[part] for part in parts]), float(self.margins[parts].min())
 
 
-class NothingWeighsError(DataError):
-    """All of some rows have a weight of 0."""
+class NothingWeighsError(Exception):
+    """All rows of a sample have a weight of 0."""
 
 
 class SharedPasses:
@@ -169,7 +169,7 @@ class SharedPasses:
             raise DataError(f"column {self.rows.source.weight!r}: every row has a weight of 0")
         exact = self.rows.kind == np.float64
         centers = np.zeros(len(facts))
-        if centred == {True} and not exact:  # so that float32 keeps what labels differ by
+        if centred == {True}:  # so that squares keep what labels differ by, and float32 labels do
             squares = [isinstance(family, Gaussian) for family in self.families]
             centers = np.array([own.label / own.weight if square else 0.0 for own, square in zip(facts, squares, strict=True)])
         scaling = Scaling.of(facts[0], center=centred == {True}, always=exact)
@@ -190,8 +190,8 @@ class SharedPasses:
         found, history = [Start(w) for w in starts], [{} for _ in starts]  # type: tuple[list[Start], list[dict[str, list[float]]]]
         for count in self.samples():
             fits = [
-                Fit(task, self.descent(start, self.first_tolerance(count, task.label), self.method.sample_passes))
-                for task, start in zip(self.tasks, found, strict=True)
+                Fit(task, self.descent(at, self.first_tolerance(count, task.label), self.method.sample_passes, instead=plain))
+                for task, at, plain in zip(self.tasks, found, starts, strict=True)
             ]
             with contextlib.suppress(NothingWeighsError):
                 self.drive(count, fits)
@@ -208,7 +208,9 @@ class SharedPasses:
     def descent(
         self, start: Start, tolerance: float, passes: int, *, patient: bool | None = None, instead: Array | None = None
     ) -> Any:
+        """Return what goes from `start` on, or from `instead` where the loss is not finite at `start`."""
         patient = self.rows.all_fit if patient is None else patient
+        instead = None if instead is start.w else instead
         return self.method.descent(start, tolerance, passes, patient=patient, kind=self.rows.kind, instead=instead)
 
     # --- passes ---
@@ -271,14 +273,22 @@ class SharedPasses:
         return _Point(fit.task.label, fit.descent.point.tobytes(), folded, fit.out, fit.descent.detailed)
 
     def facts(self, count: int | None, label: int, out: int | None = None) -> Facts:
-        """Return the facts of the rows but one fold's. Raises `DataError` where nothing can be learnt from them."""
+        """Return the facts of the rows but one fold's.
+
+        Raises
+        ------
+        DataError
+            Nothing can be learnt from all rows.
+        NothingWeighsError
+            Nothing can be learnt from a sample.
+        """
         parts = self._facts[count, label]
         facts = functools.reduce(operator.add, [part for fold, part in enumerate(parts) if fold != out])
         weight, name = self.rows.source.weight, self.rows.source.labels[label]
         where = "" if out is None else f" outside of fold {out}"
         if not facts.weight > 0:
             what = f"column {weight!r}: every row{where} has a weight of 0" if weight else f"there are no rows{where}"
-            raise NothingWeighsError(what)
+            raise DataError(what) if count is None else NothingWeighsError(what)
         mean = facts.label / facts.weight + self.rows.centers[label]
         if count is None and (wrong := self.families[label].check_labels(mean, facts.label_variance)):
             raise DataError(f"column {name!r}{where}: {wrong}", hint="there is nothing to learn from such labels")

@@ -13,12 +13,15 @@ import statsmodels.api as sm
 from sklearn import linear_model
 
 from sparkml.errors import DataError, TrainingError
+from sparkml.learners.linear import passes
 from sparkml.learners.linear import rows as row_sets
+from sparkml.learners.linear.facts import Looker
 from sparkml.learners.linear.families import Binomial, Family, Gaussian, Poisson
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import LinearJob, train_linear
 from sparkml.learners.linear.multinomial import Multinomial
 from sparkml.learners.linear.quadratic import Penalty
+from sparkml.learners.linear.sums import Block
 from sparkml.learners.linear.tree_sum import TreeSum, shares
 from tests.unit.learners.linear.test_job import Alone, answer_of, job_of, publish, rows
 from tests.unit.learners.linear.test_statistics import fit, with_intercept
@@ -170,6 +173,17 @@ def test_rows_that_weigh_nothing(tmp_path: Path) -> None:
     np.testing.assert_allclose(w, other, rtol=1e-9)
 
 
+@pytest.mark.parametrize(("family", "label"), [(Binomial(), 1.0), (Multinomial(4), 1.0), (Multinomial(4), 3.0)])
+def test_one_class_is_noticed_whatever_its_rows_weigh(family: Family, label: float) -> None:
+    for seed in range(50):
+        weight = np.random.default_rng(seed).random(1000)
+        looker = Looker(family, 1)
+        for part in (slice(0, 600), slice(600, 1000)):
+            looker.take(Block(np.ones((1000, 1))[part], np.full(1000, label)[part], weight[part]))
+        facts = looker.facts()
+        assert family.check_labels(facts.label / facts.weight, facts.label_variance) == f"one class only, {label:g}"
+
+
 def test_labels_far_from_zero_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_sets, "_EXACT_NUMBERS", 0)
     x = RANDOM.normal(size=(20_000, 2)).astype(np.float32)
@@ -183,6 +197,31 @@ def test_labels_far_from_zero_in_float32(tmp_path: Path, monkeypatch: pytest.Mon
     w, _, answer = fit(tmp_path / "poisson", x, counts, Poisson(), tolerance=1e-6)
     assert answer["converged"] and answer["passes"] < 20
     np.testing.assert_allclose(w, [0.1, 0.1, 14], atol=1e-4)
+
+
+def test_a_sample_that_ends_where_the_next_one_has_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger sample has rows far from all others, whose mean by the smaller one's optimum is exp(1500)."""
+    monkeypatch.setattr(passes, "_SAMPLE_ROWS", 1000)
+    monkeypatch.setattr(passes, "_GROWTH", 2)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(30_000, 2))
+    y = random.poisson(np.exp(x[:, 0])).astype(float)
+    second = 1000 * int(np.random.default_rng(7).permutation(30)[1])  # row groups are drawn by the seed
+    x[second : second + 3, 0], y[second : second + 3] = 1500, 3
+    _, _, answer = fit(tmp_path, x, y, Poisson(), memory=8 << 20)
+    assert answer["converged"] and {"1000 rows", "2000 rows"} <= {*answer["decrements"]}
+
+
+def test_labels_far_from_zero_keep_their_variance(tmp_path: Path) -> None:
+    """Squares of 1e8 +- 1 have no digit left for the 1: nor had the null deviance, or a penalty in units of the label."""
+    x = RANDOM.normal(size=(2000, 2))
+    y = np.round(x @ [0.5, -1.0] + RANDOM.normal(size=2000), 6)
+    penalty = Penalty(0.1, by_label=True)
+    near, near_summary, _ = fit(tmp_path / "near", x, y, Gaussian(), penalty=penalty)
+    far, far_summary, _ = fit(tmp_path / "far", x, y + 1e8, Gaussian(), penalty=penalty)
+    np.testing.assert_allclose(far[:2], near[:2], rtol=1e-7)
+    assert far_summary.nullDeviance == pytest.approx(near_summary.nullDeviance, rel=1e-7)
+    assert far_summary.deviance == pytest.approx(near_summary.deviance, rel=1e-7)
 
 
 def test_a_perfect_fit(tmp_path: Path) -> None:

@@ -179,3 +179,12 @@ def test_what_folds_cannot_be(tmp_path: Path) -> None:
     wide = np.zeros((3000, 1000), np.float32)
     with pytest.raises(ConfigError, match="1001 coefficients and 10 folds are too many"):
         train_linear(Alone(), job_of(publish(tmp_path / "wide", wide, wide[:, 0] * 1.0, wide[:, 0]), Binomial(), folds=10))
+
+
+def test_rows_that_weigh_nothing_but_in_one_fold_are_bad_data_through_a_gang_too(tmp_path: Path) -> None:
+    """What a gang hands on of an error is the name of its class, which must be one of `sparkml.errors`."""
+    x, y, _ = rows(2000)
+    job = job_of(publish(tmp_path, x, y, (np.arange(2000) % 2).astype(np.float32)), Binomial(), weight="w", folds=2)
+    with pytest.raises(DataError, match="'w': every row outside of fold 1 has a weight of 0") as caught:
+        train_linear(Alone(), job)
+    assert type(caught.value) is DataError
