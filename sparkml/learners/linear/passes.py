@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,12 +70,10 @@ class _Point:
     out: int | None
     detailed: bool
 
-    def cuts(self, rows: Rows) -> list[tuple[int, int, int]]:
-        if self.folded:
-            return list(rows.cuts)
-        if self.out is None:
-            return []
-        return [(start, stop, 0) for start, stop, fold in rows.cuts if fold != self.out]
+    @property
+    def kind(self) -> tuple[int, bool, bool, bool]:
+        """What points whose sums are added up together have in common."""
+        return self.label, self.folded, self.out is not None, self.detailed
 
 
 @dataclass(frozen=True)
@@ -318,25 +317,26 @@ class SharedPasses:
 
     def _evaluated(self, count: int | None, points: Sequence[_Point]) -> dict[_Point, _Found]:
         new = [label for label in dict.fromkeys(point.label for point in points) if (count, label) not in self._facts]
+        kinds: dict[tuple[int, bool, bool, bool], list[_Point]] = {}
+        for point in points:
+            kinds.setdefault(point.kind, []).append(point)
         folds = self.rows.source.folds
 
         def add(several: Iterator[Rows]) -> tuple[Array, Array]:
             lookers = {label: [Looker(self.families[label], self.rows.features, label) for _ in range(folds)] for label in new}
-            adders = {at: self.adder(at.label, np.frombuffer(at.w), self._parts(at), detailed=at.detailed) for at in points}
+            adders = {kind: self._adder(alike) for kind, alike in kinds.items()}
             for rows in several:
                 for label, own in lookers.items():
                     block = rows.of(label)
                     for start, stop, fold in rows.cuts or ((0, len(rows.labels[0]), 0),):
                         own[fold].take(block.part(start, stop) if rows.cuts else block)
-                for point, adder in adders.items():
-                    cuts = point.cuts(rows)
-                    if cuts or point.out is None:
-                        adder.take(rows.of(point.label), cuts)
+                for (label, folded, out, _), adder in adders.items():
+                    adder.take(rows.of(label), rows.cuts if folded or out else ())
             looked = [looker.facts().packed() for own in lookers.values() for looker in own]
-            sums = [adder.sums(part).packed() for adder in adders.values() for part in range(len(adder.margins))]
+            sums = [adder.sums(*at).packed() for adder in adders.values() for at in np.ndindex(adder.margins.shape)]
             return (
                 sums[0] if len(sums) == 1 and not looked else np.concatenate([*(sums for sums, _ in looked), *sums]),
-                np.concatenate([*(extremes for _, extremes in looked), *(adder.margins for adder in adders.values())]),
+                np.concatenate([*(extremes for _, extremes in looked), *(adder.margins.ravel() for adder in adders.values())]),
             )
 
         total, least = self.rows.added_up(count, add)
@@ -347,16 +347,23 @@ class SharedPasses:
                 extremes, least = np.split(least, [2 * self.rows.features])
                 self._facts[count, label].append(Facts.unpacked(looked, extremes))
         found = {}
-        for point in points:
+        for point in itertools.chain.from_iterable(kinds.values()):
             size, parts = self.size(point.label), self._parts(point)
             own, total = np.split(total, [parts * self._numbers(point)])
             margins, least = np.split(least, [parts])
             found[point] = _Found([self.method.unpacked(part, size) for part in own.reshape(parts, -1)], margins)
         return found
 
-    def adder(self, label: int, w: Array, parts: int = 1, *, detailed: bool = False) -> Any:
-        """Return what adds up the sums of a label's family at `w`."""
-        return self.method.adder(self.families[label], w, parts, self.center, detailed)
+    def _adder(self, points: Sequence[_Point]) -> Any:
+        """Return what adds up the sums at points of one kind."""
+        one, w = points[0], np.array([np.frombuffer(point.w) for point in points])
+        return self.adder(one.label, w, self._parts(one), [point.out for point in points], detailed=one.detailed)
+
+    def adder(
+        self, label: int, w: Array, parts: int = 1, without: Sequence[int | None] = (None,), *, detailed: bool = False
+    ) -> Any:
+        """Return what adds up the sums of a label's family at the points `w`."""
+        return self.method.adder(self.families[label], w, parts, without, self.center, detailed)
 
     def _looked_at(self, count: int) -> list[Facts]:
         """Return the facts of some rows for each label, their features in float64: nothing is known of their scale yet."""

@@ -137,6 +137,26 @@ class Adder:
         return Sums(rows, weight, loss, pearson, self._gradient[part], gram)
 
 
+class OneByOne:
+    """Adders of one point each that see the same blocks; of `without`, see `PairAdder`, which is used alike."""
+
+    def __init__(self, adders: Sequence[Any], without: Sequence[int | None]) -> None:
+        self._adders, self._without = adders, without
+
+    @property
+    def margins(self) -> Summand:
+        return np.array([adder.margins for adder in self._adders])
+
+    def take(self, block: Block, cuts: Sequence[Cut] = ()) -> None:
+        for adder, out in zip(self._adders, self._without, strict=True):
+            own = cuts if out is None else [(start, stop, 0) for start, stop, fold in cuts if fold != out]
+            if own or out is None:
+                adder.take(block, own)
+
+    def sums(self, point: int, part: int = 0) -> Any:
+        return self._adders[point].sums(part)
+
+
 def row_margins(block: Block, eta: Array) -> Array:
     """Return (2 y - 1) eta of each row, or infinity if it weighs nothing; a share between 0 and 1 is on no side."""
     margins: Array = np.where((block.y > 0) & (block.y < 1), 0, 2 * block.y - 1) * eta
