@@ -15,7 +15,7 @@ from sparkml.learners.linear.sums import Block, Cut, Sums, row_margins
 from sparkml.learners.linear.tree_sum import Array as Summand
 
 _NUMBERS = 1 << 16  # of linear predictors at a time: what is worked on stays in the cache
-_PAIRS = 1 << 20
+_PAIRS = 5 << 18  # products of pairs at a time: a whole block of ten features
 
 
 class PairAdder:
@@ -46,20 +46,24 @@ class PairAdder:
 
     def take(self, block: Block, cuts: Sequence[Cut] = ()) -> None:
         """Add the block to the first part, or the rows of each cut to its own, if there are several."""
-        most = max(64, min(_NUMBERS // len(self.w), _PAIRS // self._gram.shape[2]))
-        for first, last, fold in cuts or ((0, len(block.y), -2),):
-            points = np.flatnonzero(self._without != fold)
-            for start in range(first, last, most) if len(points) else ():
-                self._take(block.part(start, min(start + most, last)), points, fold if self.margins.shape[1] > 1 else 0)
+        rows, several = len(block.y), self.margins.shape[1] > 1
+        most, at_once = max(64, _PAIRS // self._gram.shape[2]), max(64, _NUMBERS // len(self.w))
+        for first in range(0, rows, most):
+            x, pairs = self._products(block.x[first : first + most])
+            for start, stop, fold in cuts or ((0, rows, -2),):
+                points, last = np.flatnonzero(self._without != fold), min(stop, first + most)
+                for at in range(max(start, first), last, at_once) if len(points) else ():
+                    end = min(at + at_once, last)
+                    own = slice(at - first, end - first)
+                    self._take(block.part(at, end), x[:, own], pairs[:, own], points, fold if several else 0)
 
-    def _take(self, block: Block, points: np.ndarray[tuple[int], np.dtype[np.intp]], part: int) -> None:
+    def _take(self, block: Block, x: Array, pairs: Array, points: np.ndarray[tuple[int], np.dtype[np.intp]], part: int) -> None:
         own, family = block.weight, self.family
-        x, pairs = self._products(block.x)
         eta = self.w[points].astype(x.dtype) @ x
         if block.offset is not None:
             eta += block.offset
         losses, slope, curvature = family.evaluate(eta, block.y)
-        chi = np.zeros((1, 1), x.dtype)
+        chi = None
         if family.dispersion is None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 chi = np.square(slope) / curvature
@@ -68,10 +72,13 @@ class PairAdder:
             self.margins[points, part] = np.minimum(self.margins[points, part], least)
         weight = float(len(block.y))
         if own is not None:
-            losses, slope, curvature, chi = losses * own, slope * own, curvature * own, chi * own
+            losses, slope, curvature, chi = losses * own, slope * own, curvature * own, None if chi is None else chi * own
             weight = float(own.sum(dtype=np.float64))
-        sums = (values.sum(axis=1, dtype=np.float64) for values in (losses, chi))
-        self._numbers[points, part] += np.column_stack(np.broadcast_arrays(len(block.y), weight, *sums))
+        numbers = np.empty((len(points), 4))
+        numbers[:, 0], numbers[:, 1] = len(block.y), weight
+        losses.sum(axis=1, dtype=np.float64, out=numbers[:, 2])
+        numbers[:, 3] = 0.0 if chi is None else chi.sum(axis=1, dtype=np.float64)
+        self._numbers[points, part] += numbers
         self._gradient[points, part] += slope @ x.T
         self._gram[points, part] += (pairs @ curvature.T).T
 
