@@ -51,13 +51,14 @@ class Task:
 
 @dataclass
 class Fit:
-    """A task under way, on all rows or (`out`) on those of all other folds."""
+    """A task under way, on all rows or (`out`) on those of all other folds; `held` are that fold's sums at the last point."""
 
     task: Task
     descent: Descent | QuasiNewton
     out: int | None = None
     separated: bool = False
     problem: Problem | None = None
+    held: Any = None
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,7 @@ class SharedPasses:
     def hand(self, count: int | None, fit: Fit, found: _Found) -> None:
         """Give a fit what was found at its point."""
         sums, margin = found.without(fit.out)
+        fit.held = None if fit.out is None or len(found.sums) == 1 else found.sums[fit.out]
         if self.center is not None:
             sums = sums.centred(self.center)
         fit.problem = fit.problem or self.problem(fit.task, count, fit.out)

@@ -60,6 +60,10 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
+    def loss_after(self, step: Summand) -> float:
+        """Return the sum of losses a step further on: exact for squared errors, to third order in the step for others."""
+        return self.loss + float(self.gradient @ step + step @ (self.gram @ step) / 2)
+
     def packed(self) -> Summand:
         """Return all of it as one vector: of the symmetric matrix one half."""
         upper = self.gram[np.triu_indices(len(self.gradient))]
