@@ -25,8 +25,9 @@ class CrossValidator(OneByOne):
 
     The maps of Params may differ in ``regParam``, ``elasticNetParam`` and ``standardization``. A pass or two serve the fits of
     all maps to all rows *and* without each fold (a fold's optimum is one Newton step away from that of all rows), one more judges
-    them, and the best goes on to the estimator's `tol`. By default they are judged by the log-loss, those that are no classifiers
-    by the rmse, a support vector machine by the area under the ROC curve. `parallelism` has no effect.
+    them, and the best goes on to the estimator's `tol`. The log-loss mostly needs no pass to judge: the sums that a fold's last
+    step began from say it, with a certain bound. By default they are judged by the log-loss, those that are no classifiers by the
+    rmse, a support vector machine by the area under the ROC curve. `parallelism` has no effect.
 
     Rows are dealt to folds by the seed and their place, or by `foldCol`. ``avgMetrics`` and ``stdMetrics`` are over the folds.
 

@@ -14,7 +14,7 @@ from sparkml.learners.linear.sums import Block
 from sparkml.learners.linear.tree_sum import Array as Summand
 
 _NUMBERS = ("rows", "weight", "weight_square", "label", "label_square", "perfect", "constant", "weight_log")
-_FOLD = 512  # rows worked on as one: NumPy is slow along a short last axis
+_FOLD = 64  # rows worked on as one: NumPy is slow along a short last axis
 _FAR = 8.0  # standard deviations from 0: beyond, float32 blocks lose digits that matter
 _WIDE = 2.0**20  # of standard deviations: their squares still fit
 

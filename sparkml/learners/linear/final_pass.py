@@ -37,14 +37,14 @@ def _passed(passes: SharedPasses, fits: Mapping[int, Fit], some: Sequence[int], 
     points = {number: (fits[number].task.label, result.w) for number in some if (result := fits[number].descent.result)}
 
     def add(several: Iterator[Rows]) -> tuple[Array, Array]:
-        adders = {number: passes.adder(*point) for number, point in points.items()}
+        adders = {number: passes.adder(label, w[None]) for number, (label, w) in points.items()}
         scores = {number: ScoreAdder(passes.families[label], w) for number, (label, w) in points.items()}
         for rows in several:
             for number, (label, _) in points.items():
                 adders[number].take(rows.of(label))
                 scores[number].take(rows.of(label))
-        sums = [part for number in points for part in (adders[number].sums().packed(), scores[number].packed())]
-        return np.concatenate(sums), np.concatenate([adder.margins for adder in adders.values()])
+        sums = [part for number in points for part in (adders[number].sums(0).packed(), scores[number].packed())]
+        return np.concatenate(sums), np.concatenate([adder.margins.ravel() for adder in adders.values()])
 
     total, _ = passes.rows.added_up(None, add)
     found = {}

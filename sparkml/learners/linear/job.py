@@ -91,7 +91,7 @@ def _trained(passes: SharedPasses, job: LinearJob) -> dict[str, Any]:
         ]
         passes.drive(None, fits)
         return {"fits": _answers(passes, fits, history, at_the_end(passes, dict(enumerate(fits)), job.covariance))}
-    fits, validated = cross_validated(passes, starts, job.metric, job.passes)
+    fits, validated = cross_validated(passes, starts, plain, job.metric, job.passes)
     best = fits[validated.best]
     assert best.descent.result is not None
     if passes.rows.all_fit or not best.descent.result.last.error <= job.tolerance:

@@ -14,9 +14,10 @@ from sparkml.learners.linear.families import Family
 from sparkml.learners.linear.lbfgs import Memory, QuasiNewton
 from sparkml.learners.linear.multinomial import Multinomial, MultinomialAdder
 from sparkml.learners.linear.newton import Descent
+from sparkml.learners.linear.pairs import PairAdder
 from sparkml.learners.linear.quadratic import Penalty, Terms
 from sparkml.learners.linear.slopes import SlopeAdder, Slopes
-from sparkml.learners.linear.sums import Adder, Sums
+from sparkml.learners.linear.sums import Adder, OneByOne, Sums
 from sparkml.learners.linear.tree_sum import Array
 
 MANY_COEFFICIENTS = 2000  # of one Hessian: beyond, ten passes without it cost less than one with it
@@ -27,6 +28,8 @@ _MOST_BYTES = 8 << 30  # that the descents of one rank remember
 MOST_NUMBERS = 1 << 22  # that one pass adds up: 32 MiB; further points have a pass of their own
 _SAMPLE_TOLERANCE = 1e-3  # nearer to a sample's optimum there is more for the memory to learn
 _COARSE = 1e-2
+_PAIRED = 4  # features for each point: beyond, a Gram matrix for each costs less than the products of pairs, and
+_MOST_PAIRED = 64  # of those a block has too many for the cache
 _OCCURRENCES = 10.0  # of a feature in a sample at least, or the sample says nothing about it
 
 
@@ -70,7 +73,17 @@ class Method(Protocol):
     def terms(self, terms: Terms, facts: Facts, reach: Array, *, sample: bool) -> Terms: ...
     def numbers(self, size: int, *, detailed: bool) -> int: ...
     def unpacked(self, vector: Array, size: int) -> Any: ...
-    def adder(self, family: Family | Multinomial, w: Array, parts: int, center: Array | None, detailed: bool) -> Any: ...
+    def adder(
+        self,
+        family: Family | Multinomial,
+        w: Array,
+        parts: int,
+        without: Sequence[int | None],
+        center: Array | None,
+        detailed: bool,
+    ) -> Any:
+        """Return what adds up sums at the points `w`, (points, size): a `PairAdder`, or what is used like one."""
+
     def descent(self, start: Start, tolerance: float, passes: int, *, patient: bool, kind: Any, instead: Array | None) -> Any: ...
 
 
@@ -103,9 +116,19 @@ class ByHessian:
         return Sums.unpacked(vector, size)
 
     def adder(
-        self, family: Family | Multinomial, w: Array, parts: int, center: Array | None, detailed: bool
-    ) -> Adder | MultinomialAdder:
-        return MultinomialAdder(family, w, parts) if isinstance(family, Multinomial) else Adder(family, w, parts)
+        self,
+        family: Family | Multinomial,
+        w: Array,
+        parts: int,
+        without: Sequence[int | None],
+        center: Array | None,
+        detailed: bool,
+    ) -> PairAdder | OneByOne:
+        if isinstance(family, Multinomial):
+            return OneByOne([MultinomialAdder(family, at, parts) for at in w], without)
+        if w.shape[1] - 1 <= min(_PAIRED * len(w), _MOST_PAIRED):
+            return PairAdder(family, w, parts, without)
+        return OneByOne([Adder(family, at, parts) for at in w], without)
 
     def descent(self, start: Start, tolerance: float, passes: int, *, patient: bool, kind: Any, instead: Array | None) -> Descent:
         return Descent(start.w, tolerance=tolerance, passes=passes, patient=patient, kind=kind, instead=instead)
@@ -149,8 +172,16 @@ class BySlopes:
     def unpacked(self, vector: Array, size: int) -> Slopes:
         return Slopes.unpacked(vector, size)
 
-    def adder(self, family: Family | Multinomial, w: Array, parts: int, center: Array | None, detailed: bool) -> SlopeAdder:
-        return SlopeAdder(family, w, parts, center=center, detailed=detailed)
+    def adder(
+        self,
+        family: Family | Multinomial,
+        w: Array,
+        parts: int,
+        without: Sequence[int | None],
+        center: Array | None,
+        detailed: bool,
+    ) -> OneByOne:
+        return OneByOne([SlopeAdder(family, at, parts, center=center, detailed=detailed) for at in w], without)
 
     def descent(
         self, start: Start, tolerance: float, passes: int, *, patient: bool, kind: Any, instead: Array | None

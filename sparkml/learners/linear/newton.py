@@ -96,9 +96,8 @@ class Step:
 
     @property
     def loss(self) -> float:
-        """The sum of losses at `target`: exact for squared errors, to third order in the step for others."""
-        direction, sums = self.solution.direction, self.sums
-        return sums.loss + float(sums.gradient @ direction + direction @ (sums.gram @ direction) / 2)
+        """The sum of losses at `target`: `Sums.loss_after`."""
+        return self.sums.loss_after(self.solution.direction)
 
 
 def newton_step(w: Array, sums: Sums, problem: Problem) -> Step:
@@ -133,6 +132,20 @@ def error_after(solution: Solution, length: float, problem: Problem) -> float:
     if longest * left >= 1:
         return np.inf
     return float(-np.log1p(-longest * left) / longest * np.exp(rho / 2)) if longest else left
+
+
+def missed_after(sums: Sums, step: Array, problem: Problem) -> float:
+    """Return a bound on the error of `Sums.loss_after`, rounding aside; infinite where there is none.
+
+    The curvature along the step is at most exp(rho t) times as large at its part `t` as at its start: what it grows by,
+    integrated twice. The problem's reach must be that of the rows summed.
+    """
+    if problem.bend is None:
+        return np.inf
+    rho = problem.bend * problem.rho(step)
+    if rho > 1:
+        return np.inf
+    return float(step @ (sums.gram @ step)) * rho / 6 * math.exp(rho / 2)  # >= (exp(rho) - 1 - rho) / rho**2 - 1/2
 
 
 @dataclass(frozen=True)

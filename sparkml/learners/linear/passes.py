@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,13 +51,14 @@ class Task:
 
 @dataclass
 class Fit:
-    """A task under way, on all rows or (`out`) on those of all other folds."""
+    """A task under way, on all rows or (`out`) on those of all other folds; `held` are that fold's sums at the last point."""
 
     task: Task
     descent: Descent | QuasiNewton
     out: int | None = None
     separated: bool = False
     problem: Problem | None = None
+    held: Any = None
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,10 @@ class _Point:
     out: int | None
     detailed: bool
 
-    def cuts(self, rows: Rows) -> list[tuple[int, int, int]]:
-        if self.folded:
-            return list(rows.cuts)
-        if self.out is None:
-            return []
-        return [(start, stop, 0) for start, stop, fold in rows.cuts if fold != self.out]
+    @property
+    def kind(self) -> tuple[int, bool, bool, bool]:
+        """What points whose sums are added up together have in common."""
+        return self.label, self.folded, self.out is not None, self.detailed
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,10 @@ class SharedPasses:
                 self.hand(count, fit, found[point])
             self._report(count, active)
 
-    def shared(self, fits: Sequence[Fit], folds: Sequence[Sequence[Fit]]) -> None:
+    def shared(self, fits: Sequence[Fit], folds: Sequence[Sequence[Fit]], plain: Sequence[Array]) -> None:
         """Drive fits on all rows, and let `folds` (of each fit those that leave one fold out) step from the same points.
+
+        Where the loss is not finite at a fit's start, all of them begin at its `plain` one.
 
         A fold's optimum is so near to that of all rows that mostly no pass at a point of its own is needed. Methods that do not
         arrive in one step have the folds start from the optima of all rows, with what was learnt on the way.
@@ -245,7 +247,8 @@ class SharedPasses:
                 for fold in folds[number]:
                     if fold.descent.result is None:
                         start = Start(fit.descent.point)
-                        fold.descent = self.descent(start, fold.descent.tolerance, fold.descent.passes, patient=False)
+                        done = fold.descent
+                        fold.descent = self.descent(start, done.tolerance, done.passes, patient=False, instead=plain[number])
                         self.hand(None, fold, found[points[number]])
                 self.hand(None, fit, found[points[number]])
             self._report(None, [fits[number] for number in active])
@@ -254,6 +257,7 @@ class SharedPasses:
     def hand(self, count: int | None, fit: Fit, found: _Found) -> None:
         """Give a fit what was found at its point."""
         sums, margin = found.without(fit.out)
+        fit.held = None if fit.out is None or len(found.sums) == 1 else found.sums[fit.out]
         if self.center is not None:
             sums = sums.centred(self.center)
         fit.problem = fit.problem or self.problem(fit.task, count, fit.out)
@@ -328,25 +332,26 @@ class SharedPasses:
 
     def _evaluated(self, count: int | None, points: Sequence[_Point]) -> dict[_Point, _Found]:
         new = [label for label in dict.fromkeys(point.label for point in points) if (count, label) not in self._facts]
+        kinds: dict[tuple[int, bool, bool, bool], list[_Point]] = {}
+        for point in points:
+            kinds.setdefault(point.kind, []).append(point)
         folds = self.rows.source.folds
 
         def add(several: Iterator[Rows]) -> tuple[Array, Array]:
             lookers = {label: [Looker(self.families[label], self.rows.features, label) for _ in range(folds)] for label in new}
-            adders = {at: self.adder(at.label, np.frombuffer(at.w), self._parts(at), detailed=at.detailed) for at in points}
+            adders = {kind: self._adder(alike) for kind, alike in kinds.items()}
             for rows in several:
                 for label, own in lookers.items():
                     block = rows.of(label)
                     for start, stop, fold in rows.cuts or ((0, len(rows.labels[0]), 0),):
                         own[fold].take(block.part(start, stop) if rows.cuts else block)
-                for point, adder in adders.items():
-                    cuts = point.cuts(rows)
-                    if cuts or point.out is None:
-                        adder.take(rows.of(point.label), cuts)
+                for (label, folded, out, _), adder in adders.items():
+                    adder.take(rows.of(label), rows.cuts if folded or out else ())
             looked = [looker.facts().packed() for own in lookers.values() for looker in own]
-            sums = [adder.sums(part).packed() for adder in adders.values() for part in range(len(adder.margins))]
+            sums = [adder.sums(*at).packed() for adder in adders.values() for at in np.ndindex(adder.margins.shape)]
             return (
                 sums[0] if len(sums) == 1 and not looked else np.concatenate([*(sums for sums, _ in looked), *sums]),
-                np.concatenate([*(extremes for _, extremes in looked), *(adder.margins for adder in adders.values())]),
+                np.concatenate([*(extremes for _, extremes in looked), *(adder.margins.ravel() for adder in adders.values())]),
             )
 
         total, least = self.rows.added_up(count, add)
@@ -357,16 +362,23 @@ class SharedPasses:
                 extremes, least = np.split(least, [2 * self.rows.features])
                 self._facts[count, label].append(Facts.unpacked(looked, extremes))
         found = {}
-        for point in points:
+        for point in itertools.chain.from_iterable(kinds.values()):
             size, parts = self.size(point.label), self._parts(point)
             own, total = np.split(total, [parts * self._numbers(point)])
             margins, least = np.split(least, [parts])
             found[point] = _Found([self.method.unpacked(part, size) for part in own.reshape(parts, -1)], margins)
         return found
 
-    def adder(self, label: int, w: Array, parts: int = 1, *, detailed: bool = False) -> Any:
-        """Return what adds up the sums of a label's family at `w`."""
-        return self.method.adder(self.families[label], w, parts, self.center, detailed)
+    def _adder(self, points: Sequence[_Point]) -> Any:
+        """Return what adds up the sums at points of one kind."""
+        one, w = points[0], np.array([np.frombuffer(point.w) for point in points])
+        return self.adder(one.label, w, self._parts(one), [point.out for point in points], detailed=one.detailed)
+
+    def adder(
+        self, label: int, w: Array, parts: int = 1, without: Sequence[int | None] = (None,), *, detailed: bool = False
+    ) -> Any:
+        """Return what adds up the sums of a label's family at the points `w`."""
+        return self.method.adder(self.families[label], w, parts, without, self.center, detailed)
 
     def _looked_at(self, count: int) -> list[Facts]:
         """Return the facts of some rows for each label, their features in float64: nothing is known of their scale yet."""

@@ -60,6 +60,10 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
+    def loss_after(self, step: Summand) -> float:
+        """Return the sum of losses a step further on: exact for squared errors, to third order in the step for others."""
+        return self.loss + float(self.gradient @ step + step @ (self.gram @ step) / 2)
+
     def packed(self) -> Summand:
         """Return all of it as one vector: of the symmetric matrix one half."""
         upper = self.gram[np.triu_indices(len(self.gradient))]
@@ -135,6 +139,26 @@ class Adder:
         gram[:-1, -1] = gram[-1, :-1]
         rows, weight, loss, pearson = self._numbers[part].tolist()
         return Sums(rows, weight, loss, pearson, self._gradient[part], gram)
+
+
+class OneByOne:
+    """Adders of one point each that see the same blocks; of `without`, see `PairAdder`, which is used alike."""
+
+    def __init__(self, adders: Sequence[Any], without: Sequence[int | None]) -> None:
+        self._adders, self._without = adders, without
+
+    @property
+    def margins(self) -> Summand:
+        return np.array([adder.margins for adder in self._adders])
+
+    def take(self, block: Block, cuts: Sequence[Cut] = ()) -> None:
+        for adder, out in zip(self._adders, self._without, strict=True):
+            own = cuts if out is None else [(start, stop, 0) for start, stop, fold in cuts if fold != out]
+            if own or out is None:
+                adder.take(block, own)
+
+    def sums(self, point: int, part: int = 0) -> Any:
+        return self._adders[point].sums(part)
 
 
 def row_margins(block: Block, eta: Array) -> Array:

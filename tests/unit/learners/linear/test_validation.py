@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from sklearn import linear_model, metrics
 from sparkml.errors import ConfigError, DataError
 from sparkml.learners.linear import passes as shared
 from sparkml.learners.linear import rows as row_sets
+from sparkml.learners.linear import validation
+from sparkml.learners.linear.facts import Looker
 from sparkml.learners.linear.families import Binomial, Gaussian, Poisson
 from sparkml.learners.linear.job import LinearJob, train_linear
 from sparkml.learners.linear.metrics import METRICS
 from sparkml.learners.linear.multinomial import Multinomial
+from sparkml.learners.linear.newton import Problem, missed_after
 from sparkml.learners.linear.passes import Task
 from sparkml.learners.linear.quadratic import Penalty
 from sparkml.learners.linear.rows import RowSource
+from sparkml.learners.linear.sums import Adder, Block
 from tests.unit.learners.linear.test_edges import together
 from tests.unit.learners.linear.test_job import Alone, publish, rows
 
@@ -136,6 +141,61 @@ def test_the_null_model_is_left_for_the_optimum_even_where_folds_differ(tmp_path
             assert answer["validation"]["metrics"][at][out] == pytest.approx(metrics.log_loss(y[~own], p), rel=0.02)
 
 
+@pytest.mark.parametrize("family", [Binomial(), Gaussian(), Poisson()], ids=lambda family: family.name)
+def test_folds_near_the_optimum_of_all_rows_are_judged_without_a_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Any
+) -> None:
+    """By the sums that their last step began from: the mean losses of independent fits all the same."""
+    count, random = 300_000, np.random.default_rng(4)
+    x = random.uniform(-1, 1, (count, 2)).astype(np.float32)
+    eta = x @ [1.0, -0.5] + 0.25
+    y = {"binomial": lambda: random.random(count) < expit(eta), "poisson": lambda: random.poisson(np.exp(eta))}.get(
+        family.name, lambda: eta + random.normal(size=count)
+    )()
+    fold = random.integers(0, FOLDS, count).astype(np.float32)
+    job = job_of(publish(tmp_path, x, y.astype(np.float64), fold), family)
+    with monkeypatch.context() as patched:
+        patched.setattr(validation, "_judged", None)  # would not come back from it
+        found = np.array(json.loads(train_linear(Alone(), job))["validation"]["metrics"])
+    monkeypatch.setattr(validation, "_expanded", lambda *_: None)
+    judged = json.loads(train_linear(Alone(), job))["validation"]["metrics"]
+    np.testing.assert_allclose(found, judged, atol=0.01 * 3 / count)  # a hundredth of coefficients per row
+    for at, strength in enumerate(STRENGTHS):
+        for out in range(FOLDS):
+            own, total = fold != out, strength * np.count_nonzero(fold != out)
+            models: dict[str, Any] = {
+                "binomial": linear_model.LogisticRegression(C=1 / total, tol=1e-10, solver="newton-cholesky"),
+                "poisson": linear_model.PoissonRegressor(alpha=strength, tol=1e-10, solver="newton-cholesky"),
+                "gaussian": linear_model.Ridge(alpha=total),
+            }
+            model = models[family.name].fit(x[own].astype(np.float64), y[own])
+            eta = x[~own].astype(np.float64) @ np.ravel(model.coef_) + np.ravel(model.intercept_)
+            assert found[at, out] == pytest.approx(family.evaluate(eta, y[~own])[0].mean(), abs=1e-6)
+
+
+def test_what_a_loss_a_step_on_misses_is_bounded() -> None:
+    random = np.random.default_rng(6)
+    x, terms = random.normal(size=(200, 3)), Penalty().on(_facts(3), None)
+    problem = Problem(terms, np.append(np.abs(x).max(axis=0), 1.0), 1.0, 1e-15)
+    for family, y in ((Binomial(), random.integers(0, 2, 200) * 1.0), (Poisson(), random.poisson(1, 200) * 1.0)):
+        for scale in (0.003, 0.03, 0.1):
+            w, step = random.normal(size=4) / 2, random.normal(size=4) * scale
+            here, there = (Adder(family, at) for at in (w, w + step))
+            for adder in (here, there):
+                adder.take(Block(x, y))
+            missed = abs(there.sums().loss - here.sums().loss_after(step))
+            assert missed <= missed_after(here.sums(), step, problem)
+            assert missed_after(here.sums(), 30 * step / scale, problem) == np.inf, "nothing is certain so far on"
+    assert missed_after(here.sums(), step, replace(problem, bend=0.0)) == 0
+    assert missed_after(here.sums(), step, replace(problem, bend=None)) == np.inf
+
+
+def _facts(features: int) -> Any:
+    looker = Looker(Gaussian(), features)
+    looker.take(Block(np.random.default_rng(1).normal(size=(10, features)), np.arange(10.0)))
+    return looker.facts()
+
+
 def test_many_labels_and_penalties_are_those_fitted_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "MOST_NUMBERS", 100)  # so that points do not even share all passes
     x, y, _ = rows(5000)
@@ -188,3 +248,26 @@ def test_rows_that_weigh_nothing_but_in_one_fold_are_bad_data_through_a_gang_too
     with pytest.raises(DataError, match="'w': every row outside of fold 1 has a weight of 0") as caught:
         train_linear(Alone(), job)
     assert type(caught.value) is DataError
+
+
+def test_a_fold_that_cannot_be_judged_is_named(tmp_path: Path) -> None:
+    x, y, _ = rows(4000)
+    fold = np.random.default_rng(3).integers(0, FOLDS, 4000).astype(np.float32)
+    y[fold == 2] = 1
+    url = publish(tmp_path, x, y, fold)
+    with pytest.raises(DataError, match="the metric is not defined on fold 2: its labels are all the same"):
+        train_linear(Alone(), job_of(url, Binomial(), "areaUnderROC"))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # of sums that are not finite
+def test_a_search_begins_anew_where_a_fit_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimum of the sample overflows on rows that it has not seen."""
+    monkeypatch.setattr(shared, "_SAMPLE_ROWS", 1000)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(60_000, 2))
+    y = random.poisson(np.exp(x[:, 0])).astype(float)
+    for at in random.integers(60_000, size=5).tolist():
+        x[at, 0], y[at] = 1500.0, 3.0
+    url = publish(tmp_path, x, y, np.arange(60_000, dtype=np.float32) % FOLDS)
+    found = json.loads(train_linear(Alone(), job_of(url, Poisson(), memory=4 << 20)))
+    assert np.isfinite(found["validation"]["metrics"]).all() and found["fits"][found["validation"]["best"]]["converged"]
