@@ -201,6 +201,20 @@ def test_classes_that_features_tell_apart_end_the_fit(tmp_path: Path) -> None:
     assert answer["separated"] and not answer["converged"]
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_are_told_apart_by_rows_that_weigh_something(tmp_path: Path, classes: int) -> None:
+    random = np.random.default_rng(3)
+    x = random.normal(size=(1200, 2))
+    y = np.digitize(x[:, 0], [-0.3, 0.3] if classes == 3 else [0.0]).astype(float)
+    wrong = np.arange(1200) % 5 == 0
+    y[wrong] = (y[wrong] + 1) % classes
+    family: Any = Multinomial(3) if classes == 3 else Binomial()
+    for weight in (ONES(1200), ONES(1200) - wrong):
+        url = publish_sparse(tmp_path / str(weight.sum()), csr_array(x), y, weight, dtype="float64")
+        answer = answer_of(train_linear(Alone(), job_of(url, family, Penalty(), weight="w")))
+        assert answer["separated"] == (not weight.all()) and answer["converged"] == weight.all()
+
+
 def test_what_is_wrong_with_sparse_rows_is_said(tmp_path: Path) -> None:
     x, y = hashed(1000, 50)
     x.data[77] = np.nan

@@ -393,11 +393,11 @@ def test_slopes_and_details_are_derivatives_of_the_loss(family: Any) -> None:
     x, _ = hashed(200, 10)
     size = 33 if family.name == "multinomial" else 11
     w, center = np.random.default_rng(0).normal(size=size) * 0.3, np.linspace(-1, 1, 10)
-    labels = (np.arange(200) % 3).astype(float)
+    labels, weight = (np.arange(200) % 3).astype(float), np.linspace(0, 2, 200)
 
     def at(w: Any) -> Slopes:
         adder = SlopeAdder(family, w, center=center, detailed=True)
-        adder.take(Block(x, labels))
+        adder.take(Block(x, labels, weight))
         return adder.sums().centred(center)
 
     step = 1e-5
@@ -408,6 +408,13 @@ def test_slopes_and_details_are_derivatives_of_the_loss(family: Any) -> None:
     np.testing.assert_allclose(at(w).diagonal, hessian.diagonal(), atol=1e-4)
     rows = [hessian[(at // 11 + 1) * 11 - 1, at] for at in range(size)]  # of each predictor its intercept's
     np.testing.assert_allclose(at(w).coupling, rows, atol=1e-4)
+
+
+def test_etas_of_classes_may_be_large() -> None:
+    x, y = np.array([[1000.0], [-1000.0]]), np.array([0.0, 2.0])
+    adder = SlopeAdder(Multinomial(3), np.array([1.0, 0, 0, 0, -1.0, 0]), detailed=True)
+    adder.take(Block(x, y))
+    assert adder.sums().loss == 0 and adder.margins == [1000] and not adder.sums().gradient.any()
 
 
 def test_facts_of_sparse_rows_are_those_of_dense_ones() -> None:
