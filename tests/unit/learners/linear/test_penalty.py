@@ -66,6 +66,17 @@ def test_bounds_are_kept_and_the_rest_is_the_best(family: Any) -> None:
     assert (ours >= lower).all() and (ours <= upper).all() and ((ours == lower) | (ours == upper)).any()
 
 
+def test_a_step_that_sweeps_did_not_reach_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    hessian = np.array([[1.0, 0.9], [0.9, 1.0]])
+    terms = Terms(np.zeros(2), np.full(2, 0.1), np.full(2, -np.inf), np.full(2, np.inf), np.ones(2, bool))
+    given = np.zeros(2), np.array([-2.0, -1.9]), hessian, terms, 1e-14
+    done = solve(*given)
+    monkeypatch.setattr("sparkml.learners.linear.quadratic._SWEEPS", 2)
+    ended = solve(*given)
+    assert done.exact and not ended.exact
+    np.testing.assert_allclose(done.target, np.linalg.solve(hessian, [1.9, 1.8]), rtol=1e-9)
+
+
 @pytest.mark.parametrize("near", [0.0, 0.95])
 @pytest.mark.parametrize("seed", range(20))
 def test_a_step_meets_the_conditions_of_an_optimum(seed: int, near: float) -> None:
