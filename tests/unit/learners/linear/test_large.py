@@ -35,7 +35,7 @@ from sparkml.storage import Store
 from tests.conftest import ROOT
 from tests.unit.learners.linear.test_edges import together
 from tests.unit.learners.linear.test_job import Alone, answer_of, publish
-from tests.unit.learners.linear.test_lbfgs import hashed
+from tests.unit.learners.linear.test_lbfgs import hashed, problem_of
 
 ONES: Any = np.ones
 
@@ -174,6 +174,22 @@ def test_a_sample_is_not_asked_about_what_hardly_occurs_in_it() -> None:
     terms = Penalty(0.1).on(facts, None, 2)
     assert BySlopes().terms(terms, facts, reach, sample=True).free.tolist() == 2 * [False, True, True, True]
     assert BySlopes().terms(terms, facts, reach, sample=False).free.all()
+    through = Penalty(0.1, intercept=False).on(facts, None)
+    assert BySlopes().terms(through, facts, reach, sample=True).free.tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("solver", methods.METHODS)
+def test_where_a_sample_leads_to_no_loss_it_starts_as_without(solver: str) -> None:
+    x, y = np.linspace(-1, 1, 50)[:, None], np.arange(50) % 3.0
+    looker, method = Looker(Poisson(), 1), methods.METHODS[solver]
+    looker.take(block := Block(x, y))
+    problem = problem_of(looker.facts(), None, Penalty(), Poisson())
+    start, kind = methods.Start(np.array([1e4, 0.0])), np.dtype(np.float64)
+    descent = method.descent(start, 1e-6, 9, patient=False, kind=kind, instead=np.array([0.0, 0.5]))
+    adder = method.adder(Poisson(), descent.point, 1, None, True)
+    adder.take(block)
+    descent.take(adder.sums(), problem)
+    assert descent.point.tolist() == [0.0, 0.5]
 
 
 def test_folds_are_judged_as_newton_s(tmp_path: Path) -> None:
@@ -199,6 +215,20 @@ def test_classes_that_features_tell_apart_end_the_fit(tmp_path: Path) -> None:
     y = np.arange(200) % 2.0
     answer = answer_of(train_linear(Alone(), job_of(publish_sparse(tmp_path, x, y), Binomial(), Penalty())))
     assert answer["separated"] and not answer["converged"]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_are_told_apart_by_rows_that_weigh_something(tmp_path: Path, classes: int) -> None:
+    random = np.random.default_rng(3)
+    x = random.normal(size=(1200, 2))
+    y = np.digitize(x[:, 0], [-0.3, 0.3] if classes == 3 else [0.0]).astype(float)
+    wrong = np.arange(1200) % 5 == 0
+    y[wrong] = (y[wrong] + 1) % classes
+    family: Any = Multinomial(3) if classes == 3 else Binomial()
+    for weight in (ONES(1200), ONES(1200) - wrong):
+        url = publish_sparse(tmp_path / str(weight.sum()), csr_array(x), y, weight, dtype="float64")
+        answer = answer_of(train_linear(Alone(), job_of(url, family, Penalty(), weight="w")))
+        assert answer["separated"] == (not weight.all()) and answer["converged"] == weight.all()
 
 
 def test_what_is_wrong_with_sparse_rows_is_said(tmp_path: Path) -> None:

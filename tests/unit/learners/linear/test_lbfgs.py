@@ -212,6 +212,18 @@ def test_the_bound_of_squares_is_exact_for_what_the_intercept_shares(off: float)
     np.testing.assert_allclose(place.error, np.sqrt(place.gradient @ np.linalg.solve(hessian, place.gradient)), rtol=1e-9)
 
 
+@pytest.mark.parametrize("share", [0.45, 0.3, 0.182, 0.01])
+def test_a_bound_knows_that_curvature_may_fall_on_the_way(share: float) -> None:
+    """From even chances to `share` the intercept goes alone: the mean Hessian's norm is log-odds times what slopes change by."""
+    x, y = np.tile([[-1.0], [1.0]], (500, 1)), (np.arange(1000) < 1000 * share).astype(float)
+    terms = Terms(np.array([1e4, 0.0]), np.zeros(2), np.full(2, -np.inf), np.full(2, np.inf), np.ones(2, bool))
+    adder = SlopeAdder(Binomial(), np.zeros(2), detailed=True)
+    adder.take(Block(x, y))
+    bound = Place.of(np.zeros(2), adder.sums(), Problem(terms, np.ones(2), 1.0, 1e-15)).error
+    true = np.sqrt(np.log(share / (1 - share)) * (share - 0.5))
+    assert true <= bound and (share < 0.4 or bound < 1.5 * true)
+
+
 def test_where_nothing_is_certain_no_bound_is_given() -> None:
     x, y = data(Binomial())
     for family, penalty in ((Binomial(), Penalty()), (Binomial(), Penalty(0.1, 1.0)), (SquaredHinge(), Penalty(0.1))):
@@ -345,6 +357,31 @@ def test_passes_end_and_so_does_what_is_stopped() -> None:
     assert descent.result is not None and not descent.result.converged and not descent.result.w.any()
 
 
+def test_a_start_has_no_coefficients_that_are_not_free() -> None:
+    x, y = data(Gaussian())
+    penalty = Penalty(0.1, intercept=False)
+    fit = Fit(block_of(x, y), Gaussian(), penalty, w=np.ones(6))
+    np.testing.assert_allclose(fit.w[0], fitted(x, y, Gaussian(), penalty), rtol=1e-6, atol=1e-8)
+
+
+def test_a_small_slope_alone_is_no_short_way() -> None:
+    """Nothing is known of the curvature before the first step; and where steps gain nothing the slope is not of that function."""
+    descent = Function(lambda w: (1e-6 * float(w @ w), 2e-6 * w), 2).minimised([1.0, -2.0], tolerance=1e-5)
+    assert descent.result is not None and descent.result.converged and np.abs(descent.result.w).max() < 0.01
+    descent = Function(lambda w: (1.0, np.full(2, 1e-3)), 2).minimised([1.0, -2.0])
+    assert descent.result is not None and not descent.result.converged
+
+
+def test_where_the_loss_is_not_finite_it_starts_elsewhere() -> None:
+    def root(w: Any) -> Any:
+        return (float(w[0] + 1 / w[0]), np.array([1 - w[0] ** -2.0])) if w[0] > 0 else (np.nan, np.array([np.nan]))
+
+    descent = Function(root, 1).minimised([-1.0], instead=np.array([3.0]))
+    assert descent.result is not None and descent.result.converged and descent.result.w[0] == pytest.approx(1)
+    with pytest.raises(TrainingError, match="the loss is not finite"):
+        Function(root, 1).minimised([-1.0], instead=np.array([-3.0]))
+
+
 def test_a_start_without_a_finite_loss_is_refused() -> None:
     with pytest.raises(TrainingError, match="the loss is not finite"):
         Function(lambda w: (np.nan, w), 2).minimised([1.0, 2.0])
@@ -393,11 +430,11 @@ def test_slopes_and_details_are_derivatives_of_the_loss(family: Any) -> None:
     x, _ = hashed(200, 10)
     size = 33 if family.name == "multinomial" else 11
     w, center = np.random.default_rng(0).normal(size=size) * 0.3, np.linspace(-1, 1, 10)
-    labels = (np.arange(200) % 3).astype(float)
+    labels, weight = (np.arange(200) % 3).astype(float), np.linspace(0, 2, 200)
 
     def at(w: Any) -> Slopes:
         adder = SlopeAdder(family, w, center=center, detailed=True)
-        adder.take(Block(x, labels))
+        adder.take(Block(x, labels, weight))
         return adder.sums().centred(center)
 
     step = 1e-5
@@ -408,6 +445,13 @@ def test_slopes_and_details_are_derivatives_of_the_loss(family: Any) -> None:
     np.testing.assert_allclose(at(w).diagonal, hessian.diagonal(), atol=1e-4)
     rows = [hessian[(at // 11 + 1) * 11 - 1, at] for at in range(size)]  # of each predictor its intercept's
     np.testing.assert_allclose(at(w).coupling, rows, atol=1e-4)
+
+
+def test_etas_of_classes_may_be_large() -> None:
+    x, y = np.array([[1000.0], [-1000.0]]), np.array([0.0, 2.0])
+    adder = SlopeAdder(Multinomial(3), np.array([1.0, 0, 0, 0, -1.0, 0]), detailed=True)
+    adder.take(Block(x, y))
+    assert adder.sums().loss == 0 and adder.margins == [1000] and not adder.sums().gradient.any()
 
 
 def test_facts_of_sparse_rows_are_those_of_dense_ones() -> None:

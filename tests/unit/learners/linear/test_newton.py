@@ -103,6 +103,17 @@ def test_without_an_intercept_it_stays_at_zero() -> None:
     np.testing.assert_allclose(w, [*np.linalg.lstsq(x, y, rcond=None)[0], 0.0], rtol=1e-9)
 
 
+def test_a_constant_feature_is_the_intercept_where_there_is_none() -> None:
+    x, y = data(Gaussian())
+    more = np.column_stack([x, np.full(ROWS, 2.0)])
+    with_one, without = (fitted(more, y, Gaussian(), Penalty(intercept=intercept)) for intercept in (True, False))
+    once = fitted(x, y, Gaussian(), Penalty())
+    np.testing.assert_allclose(with_one, [*once[:-1], 0.0, once[-1]], rtol=1e-9)
+    bounded = fitted(more, y, Gaussian(), Penalty(lower=(*(-np.inf,) * 5, 1.0, -np.inf)))
+    np.testing.assert_allclose(bounded, with_one, rtol=1e-7, err_msg="what is no coefficient has no bounds")
+    np.testing.assert_allclose(without, [*once[:-1], once[-1] / 2, 0.0], rtol=1e-9)
+
+
 def test_a_feature_twice_shares_its_coefficient() -> None:
     x, y = data(Gaussian())
     once = fitted(x, y, Gaussian(), Penalty())

@@ -24,6 +24,19 @@ def test_an_elastic_net_is_that_of_scikit_learn(strength: float, mixing: float) 
     assert ((ours[:-1] == 0) == (theirs.coef_ == 0)).all()
 
 
+@pytest.mark.parametrize("mixing", [0.0, 0.4, 1.0])
+def test_a_penalty_by_label_is_that_of_a_label_and_features_with_deviations_of_one(mixing: float) -> None:
+    """As glmnet and MLlib's linear regression have it; of the rows themselves, which a few tell from unbiased ones."""
+    x, y = (part[:30] for part in data(Gaussian()))
+    deviation, unit = x.std(axis=0), y.std()
+    theirs = linear_model.ElasticNet(alpha=0.2 / unit, l1_ratio=mixing, tol=1e-14, max_iter=100_000).fit(x / deviation, y / unit)
+    ours = fitted(x, y, Gaussian(), Penalty(0.2, mixing, by_label=True))
+    np.testing.assert_allclose(ours[:-1], theirs.coef_ * unit / deviation, atol=1e-8)
+    np.testing.assert_allclose(ours[-1], theirs.intercept_ * unit, atol=1e-8)
+    same = fitted(x, np.full(30, 2.0), Gaussian(), Penalty(0.2, mixing, by_label=True))
+    np.testing.assert_allclose(same, [0, 0, 0, 0, 0, 2], atol=1e-8)
+
+
 @pytest.mark.parametrize("mixing", [0.5, 1.0])
 def test_a_logistic_elastic_net_is_that_of_scikit_learn(mixing: float) -> None:
     x, y = data(Binomial())
@@ -53,11 +66,26 @@ def test_bounds_are_kept_and_the_rest_is_the_best(family: Any) -> None:
     assert (ours >= lower).all() and (ours <= upper).all() and ((ours == lower) | (ours == upper)).any()
 
 
+def test_a_step_that_sweeps_did_not_reach_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    hessian = np.array([[1.0, 0.9], [0.9, 1.0]])
+    terms = Terms(np.zeros(2), np.full(2, 0.1), np.full(2, -np.inf), np.full(2, np.inf), np.ones(2, bool))
+    given = np.zeros(2), np.array([-2.0, -1.9]), hessian, terms, 1e-14
+    done = solve(*given)
+    monkeypatch.setattr("sparkml.learners.linear.quadratic._SWEEPS", 2)
+    ended = solve(*given)
+    assert done.exact and not ended.exact
+    np.testing.assert_allclose(done.target, np.linalg.solve(hessian, [1.9, 1.8]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("near", [0.0, 0.95])
 @pytest.mark.parametrize("seed", range(20))
-def test_a_step_meets_the_conditions_of_an_optimum(seed: int) -> None:
+def test_a_step_meets_the_conditions_of_an_optimum(seed: int, near: float) -> None:
+    """Where neighbours are `near` one another sweeps find late which coefficients are 0."""
     random = np.random.default_rng(seed)
     size = int(random.integers(2, 30))
-    root = random.normal(size=(2 * size, size)) @ np.diag(10.0 ** random.uniform(-2, 2, size))
+    root = random.normal(size=(2 * size, size)) @ np.diag(10.0 ** random.uniform(-2, 2, size) if not near else np.ones(size))
+    for at in range(1, size if near else 0):
+        root[:, at] = near * root[:, at - 1] + np.sqrt(1 - near**2) * root[:, at]
     hessian, gradient = root.T @ root / size, random.normal(size=size) * 10
     absolute = random.choice([0.0, 1.0, 20.0], size)
     lower = random.choice([-np.inf, -0.5, 0.0], size)

@@ -100,8 +100,11 @@ def test_of_features_that_depend_on_one_another_the_others_have_errors(tmp_path:
     assert summary.degreesOfFreedom == ROWS - 3
 
 
-def test_labels_that_share_the_pass_and_an_offset(tmp_path: Path) -> None:
-    """What is a weight elsewhere is the offset here, or another label."""
+@pytest.mark.parametrize("most", [1, 1 << 22])
+def test_labels_that_share_the_pass_and_an_offset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """What is a weight elsewhere is the offset here, or another label; with a pass of its own for each, and rows in parts."""
+    monkeypatch.setattr("sparkml.learners.linear.final_pass._MOST_NUMBERS", most)
+    monkeypatch.setattr("sparkml.learners.linear.scores._BYTES", most)
     x, y, other = rows(1500)
     url = publish(tmp_path, x.astype(float), y, other)
     job = job_of(url, Poisson(), offset="w", tolerance=1e-10, covariance="HC0")

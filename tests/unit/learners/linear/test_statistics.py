@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from scipy import stats
+from scipy.special import xlogy
 
 from sparkml.estimators.linear_summary import LinearSummary
-from sparkml.learners.linear.families import Binomial, Gaussian
+from sparkml.learners.linear.families import Binomial, Gaussian, Poisson
 from sparkml.learners.linear.glm import family_of
 from sparkml.learners.linear.job import train_linear
 from sparkml.learners.linear.multinomial import Multinomial
+from sparkml.learners.linear.quadratic import Penalty
 from tests.unit.learners.linear.test_job import Alone, answer_of, job_of, publish, rows
 
 LONGLEY = {  # NIST, Statistical Reference Datasets: the intercept last; certified values and standard deviations
@@ -98,6 +101,51 @@ def test_p_values_of_least_squares_are_those_of_statsmodels(tmp_path: Path) -> N
     np.testing.assert_allclose(w[:-1], other.params[:-1], rtol=1e-7)
     np.testing.assert_allclose(summary.coefficientStandardErrors[:-1], other.bse[:-1], rtol=1e-8)
     np.testing.assert_allclose(summary.pValues[:-1], other.pvalues[:-1], rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "binomial", "poisson", "gamma"])
+def test_aic_is_r_s_of_weighted_rows(tmp_path: Path, name: str) -> None:
+    """By SciPy's densities. R takes the dispersion of a gaussian and of a gamma from the deviance, and counts it."""
+    x, y, _ = rows(500)
+    random = np.random.default_rng(2)
+    weight, eta = random.choice([0.5, 1.0, 3.0], 500), x[:, 0] / 2
+    y = {
+        "gaussian": eta + random.normal(size=500),
+        "binomial": y,
+        "poisson": random.poisson(np.exp(eta)).astype(float),
+        "gamma": random.gamma(2, np.exp(eta)),
+    }[name]
+    family = family_of(name, "log" if name == "gamma" else None)
+    w, summary, _ = fit(tmp_path, x, y, family, weight.astype(np.float32))
+    mean = family.predict(with_intercept(x) @ w)
+    scale = summary.deviance / (500 if name == "gaussian" else weight.sum())
+    likelihood = {
+        "gaussian": lambda: stats.norm.logpdf(y, mean, np.sqrt(scale / weight)).sum(),
+        "binomial": lambda: weight @ stats.bernoulli.logpmf(y, mean),
+        "poisson": lambda: weight @ stats.poisson.logpmf(y, mean),
+        "gamma": lambda: weight @ stats.gamma.logpdf(y, 1 / scale, scale=mean * scale),
+    }[name]()
+    assert summary.aic == pytest.approx(2 * (7 + (name in ("gaussian", "gamma"))) - 2 * likelihood, rel=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["newton", "l-bfgs"])
+def test_the_null_model_without_an_intercept_is_an_eta_of_zero(tmp_path: Path, solver: str) -> None:
+    x, _, offset = rows(500)
+    y = np.random.default_rng(2).poisson(np.exp(x[:, 0] / 2)).astype(float)
+    url = publish(tmp_path, x.astype(float), y, offset)
+    for family, expected in ((Gaussian(), y @ y), (Poisson(), 2 * float(np.sum(xlogy(y, y) - y + 1)))):
+        answer = answer_of(train_linear(Alone(), job_of(url, family, Penalty(0.1, intercept=False), solver=solver)))
+        assert answer["null_deviance"] == pytest.approx(expected, rel=1e-9)
+        assert answer["aic"] is None, "coefficients that are held count for less than one each"
+        shifted = answer_of(train_linear(Alone(), job_of(url, family, Penalty(0.1), solver=solver, offset="w")))
+        assert shifted["null_deviance"] is None
+
+
+def test_as_many_rows_as_coefficients_say_nothing_of_errors(tmp_path: Path) -> None:
+    x, y = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 5.0]]), np.array([1.0, 2.0, 4.0])
+    for kind in ("nonrobust", "HC1"):
+        _, summary, answer = fit(tmp_path / kind, x, y, Gaussian(), covariance=kind)
+        assert answer["degrees_of_freedom"] == 0 and np.isnan(summary.coefficientStandardErrors).all()
 
 
 def test_rows_in_float32_agree_to_four_digits_however_far_from_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
+from scipy.sparse import csr_array
 from scipy.special import expit
 from sklearn import linear_model, metrics
 
@@ -28,6 +30,8 @@ from sparkml.learners.linear.rows import RowSource
 from sparkml.learners.linear.sums import Adder, Block
 from tests.unit.learners.linear.test_edges import together
 from tests.unit.learners.linear.test_job import Alone, publish, rows
+from tests.unit.learners.linear.test_large import publish_sparse
+from tests.unit.learners.linear.test_statistics import with_intercept
 
 FOLDS, STRENGTHS = 4, (0.001, 0.03, 0.3)
 
@@ -91,6 +95,32 @@ def test_a_fold_left_out_of_a_pass_is_out_of_its_facts_too(tmp_path: Path) -> No
         model = linear_model.LogisticRegression(C=1 / (0.05 * own.sum()), tol=1e-10, solver="newton-cholesky")
         p = model.fit(scaled[own], y[own]).predict_proba(scaled[~own])[:, 1]
         assert answer["validation"]["metrics"][0][out] == pytest.approx(metrics.log_loss(y[~own], p), abs=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["newton", "l-bfgs"])
+@pytest.mark.parametrize("role", ["weight", "offset"])
+def test_weights_and_offsets_count_where_a_fold_is_judged_too(tmp_path: Path, role: str, solver: str) -> None:
+    x, y, _ = rows(2000)
+    random = np.random.default_rng(6)
+    fold, given = random.integers(0, FOLDS, 2000).astype(float), random.choice([0.25, 1.0, 3.0], 2000)
+    url = publish_sparse(tmp_path, csr_array(x.astype(float)), y, given, fold, dtype="float64")
+    source = RowSource(url, "x", ("y",), folds=FOLDS, fold="o", sparse=solver != "newton", **{role: "w"})
+    job = LinearJob(source, (Binomial(),), (Task(Penalty()),), 1e-9, metric=METRICS["loss"], solver=solver)
+    said = json.loads(train_linear(Alone(), job))["validation"]
+    neutral = {"weight": np.ones(2000), "offset": np.zeros(2000), role: given}
+    for out in range(FOLDS):
+        own, judged = ({name: values[at] for name, values in neutral.items()} for at in (fold != out, fold == out))
+        model = sm.GLM(
+            y[fold != out],
+            with_intercept(x[fold != out]),
+            sm.families.Binomial(),
+            var_weights=own["weight"],
+            offset=own["offset"],
+        )
+        p = model.fit(tol=1e-12).predict(with_intercept(x[fold == out]), offset=judged["offset"])
+        expected = metrics.log_loss(y[fold == out], p, sample_weight=judged["weight"])
+        assert said["metrics"][0][out] == pytest.approx(expected, abs=1e-4)
+    assert solver != "newton" or all(0 < error < 0.01 for error in said["errors"][0])
 
 
 def test_several_classes_and_counts(tmp_path: Path) -> None:
