@@ -5,8 +5,9 @@
 Parts are `small`, `hard`, `endless` and `adult`, of which the last reads adult.data and adult.test (UCI Machine Learning
 Repository, Census Income) in the --data folder and is left out where they are not. A coefficient's difference is relative to the
 other's coefficient or, where that is larger, to its standard error (without those, to 0.01 of the reciprocal of the feature's
-standard deviation); a standard error's is relative, a p-value's absolute. A coefficient without a standard error of its own,
-because others fit as well, is not compared. The exit code is 1 if a difference is larger than it may be, or a warning missing.
+standard deviation); a standard error's is relative, a p-value's absolute. Only where a warning is wanted may a coefficient have
+no standard error of its own, because others fit as well, and is then not compared. The exit code is 1 if a difference is larger
+than it may be, or a warning missing.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def compared(problem: Problem, who: str, answers: dict[str, Answer]) -> Row:
     first, second = ("sparkml", who) if truth is None else (who, truth)
     mine, theirs = answers[first], answers[second]
     found: list[float | None] = [None, None, None]
-    known = np.ones(np.shape(mine.values), bool) if mine.errors is None else np.isfinite(mine.errors)
+    sure = mine.errors is None or problem.said is None  # else some may have no error, because others fit as well
+    known = np.ones(np.shape(mine.values), bool) if sure else np.isfinite(mine.errors)
     if mine.values is not None and theirs.values is not None and known.any():
         least = np.append(0.01 / np.maximum(problem.x.std(axis=0), 1e-300), 0.01)
         least = next((one.errors for one in (theirs, mine) if one.errors is not None), least)

@@ -167,6 +167,8 @@ class ShardReader:
         only the share `cached` of row groups, evenly chosen, goes through the page cache, which then has them for the next time.
         """
         made = [to_csr if column.name in sparse else to_numpy for column in self._columns]
+        widths = (column.width if column.name in sparse else column.dense_width for column in self._columns)
+        block_rows = max(64, min(BLOCK_ROWS, BLOCK_BYTES // max(1, sum(widths))))
         for file, group in (
             self._asked_for(cached) if self._local else zip(self._copies.opened(self._groups), self._groups, strict=True)
         ):
@@ -177,7 +179,7 @@ class ShardReader:
                         column.name: make(batch.column(at), column)
                         for at, (make, column) in enumerate(zip(made, self._columns, strict=True))
                     }
-                    for batch in self._read(file, [group])
+                    for batch in self._read(file, [group], block_rows)
                 ),
             )
 
@@ -264,7 +266,7 @@ class ShardReader:
         for name, parts in compact.items():
             buffer[name] = pa.concat_arrays(parts)
 
-    def _read(self, file: pq.ParquetFile, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
+    def _read(self, file: pq.ParquetFile, groups: list[RowGroup], block_rows: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the groups' blocks, having checked that they are what the manifest counted."""
         try:
             for group in groups:
@@ -272,7 +274,7 @@ class ShardReader:
                     raise not_as_described(self._store.url(group.path))
             indices = [group.index for group in groups]
             with described(self._store.url(groups[0].path)):
-                yield from file.iter_batches(self._block_rows, indices, columns=self._names, use_threads=False)
+                yield from file.iter_batches(block_rows or self._block_rows, indices, columns=self._names, use_threads=False)
         except StorageError:
             for group in groups:
                 self._copies.forget(group)

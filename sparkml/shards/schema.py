@@ -50,6 +50,11 @@ class Column(BaseModel, frozen=True):
         """Bytes of one row as it is stored (strings: a guess)."""
         if self.compact:
             return max(1, self.stored_bytes)
+        return self.dense_width
+
+    @property
+    def dense_width(self) -> int:
+        """Bytes of one row as it is read, compact columns made dense."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize if self.dtype != "str" else 8
 
     def field(self) -> pa.Field:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
 from scripts.agreement import linear, problems
 from scripts.agreement.exact import least_squares
+from scripts.agreement.packages import Answer
 from scripts.agreement.problems import Problem
 from tests.unit.learners.linear.test_statistics import LONGLEY
 
@@ -48,6 +50,18 @@ def test_a_difference_that_is_too_large_is_told(
     assert linear.main(["--only", "hard", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == 1 and found["kept"] is False and found["said"][0]["kept"] is False
+
+
+def test_a_coefficient_without_an_error_counts_unless_a_warning_is_wanted() -> None:
+    longley = next(problems.hard())
+    values, errors, p = least_squares(longley.x, longley.y)
+    wrong, unsure = values.copy(), errors.copy()
+    wrong[:3], unsure[:3] = 99, np.nan
+    limits: dict[str, tuple[float | None, ...]] = {"exact": (1e-6, None, None)}
+    for said, kept in ((None, False), ("depend linearly", True)):
+        problem = replace(longley, others=limits, said=said)
+        answers = {"sparkml": Answer(wrong, unsure, p), "exact": Answer(values, errors, p)}
+        assert linear.compared(problem, "sparkml", answers).kept is kept
 
 
 def test_the_exact_answer_is_nist_s() -> None:

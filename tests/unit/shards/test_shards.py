@@ -212,7 +212,7 @@ COMPACT = [
 ]
 
 
-def compact_url(folder: Path, rows: int = 90) -> tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def compact_url(folder: Path, rows: int = 90, group_rows: int = 25) -> tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Rows with 0 to 6 ids (the net takes 4) and 0 to 3 entries; returns also the dense arrays that must come out."""
     rng = np.random.default_rng(3)
     ids = [rng.integers(1, 99, rng.integers(0, 7)).tolist() for _ in range(rows)]
@@ -224,7 +224,7 @@ def compact_url(folder: Path, rows: int = 90) -> tuple[str, np.ndarray[Any, Any]
     )
     store = Store(str(folder))
     with store.stage() as staging:
-        where: dict[str, Any] = {"root": store.root, "folder": staging.path, "columns": COMPACT, "group_rows": 25}
+        where: dict[str, Any] = {"root": store.root, "folder": staging.path, "columns": COMPACT, "group_rows": group_rows}
         found = [
             row for report in write_shard(iter([table[:40], table[40:]]), partition=0, **where) for row in report.to_pylist()
         ]

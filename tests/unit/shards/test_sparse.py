@@ -52,6 +52,19 @@ def test_row_groups_may_stay_sparse(tmp_path: Path) -> None:
     assert sum(part.shape[0] for part in parts) == len(dense)
 
 
+def test_blocks_that_are_made_dense_are_no_larger_than_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, _, dense = compact_url(tmp_path, 900, 450)
+    shards = ShardSet.open(url)
+    monkeypatch.setattr("sparkml.shards.reader.BLOCK_BYTES", 70 * dense[0].nbytes)
+
+    def rows(sparse: list[str]) -> list[int]:
+        return [
+            len(batch["y"]) for _, batches in ShardReader(shards, shards.groups, ["v", "y"]).by_group(sparse) for batch in batches
+        ]
+
+    assert max(rows([])) <= 70 < max(rows(["v"])) and sum(rows([])) == 900
+
+
 def test_what_is_out_of_place_is_refused() -> None:
     for place in (-1, 1 << 20):
         with pytest.raises(ValueError, match=f"'v' has an entry at {place}: there are places 0 to 1048575"):
