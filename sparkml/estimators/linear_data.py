@@ -1,7 +1,8 @@
-"""From a DataFrame to the shards that a linear model is fitted on: in place if it is their plain scan, else written once."""
+"""From a DataFrame to the rows that a linear model is fitted on: in place if it is a plain scan, else written once as shards."""
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -14,11 +15,14 @@ from pyspark.sql import functions as F
 
 from sparkml.errors import DataError
 from sparkml.estimators.materialise import as_shards, describe, in_place
+from sparkml.estimators.plain_parquet import plain_parquet
 from sparkml.learners.linear.methods import MANY_COEFFICIENTS
 from sparkml.lineage.fingerprint import fingerprint
 from sparkml.shards.reader import ShardSet
 from sparkml.shards.schema import Column
 from sparkml.storage import Store
+
+log = logging.getLogger(__name__)
 
 _GROUPS = 256  # row groups of a small set: shares of nearly equal size for any number of ranks
 _FEW_GROUPS = 16  # of sparse rows with more features than entries: a group's sum has a number for each feature
@@ -82,6 +86,7 @@ class LinearRows:
                 f"column {features!r} is a {kind}: features are a vector or an array of numbers",
                 hint="assemble the columns with a VectorAssembler",
             )
+        self._plain = None if self._shards else plain_parquet(dataset, features, [name for _, name in self.numbers])
         self.names = _names_of(dataset.schema[features].metadata)
         self._entries: tuple[float, str] | None = None  # of a row on average, and their type
         self._frame = dataset.select(
@@ -91,11 +96,16 @@ class LinearRows:
         if self._shards is not None:
             self._stored = self._checked([Column.model_validate(item) for item in self._shards[1].extra["columns"]])
             self.rows, self._content = sum(map(sum, self._shards[1].extra["groups"].values())), ""
+        elif self._plain is not None:
+            self.rows, self._content = self._plain.rows, ""
         else:
             self.rows, self._content = self._looked_at()
         if not self.rows:
             raise DataError("there are no training rows", hint="look at the split and at the contract's quarantine")
-        self.columns = [self._stored] if self._shards is not None else self._described()
+        if self._shards is not None:
+            self.columns = [self._stored]
+        else:
+            self.columns = self._plain.columns if self._plain is not None else self._described()
 
     def _checked(self, columns: list[Column]) -> Column:
         (stored,) = (column for column in columns if column.name == self.features)
@@ -105,8 +115,16 @@ class LinearRows:
         return stored
 
     def most(self, label: str) -> float:
-        """Return the largest value of a label; of shards by their footers, NaN if these do not say."""
-        return self._most[label] if self._shards is None else ShardSet.open(self._shards[0]).most(label)
+        """Return the largest value of a label; of files read in place by their footers; of shards NaN if these do not say."""
+        if self._shards is not None:
+            return ShardSet.open(self._shards[0]).most(label)
+        if self._plain is None:
+            return self._most[label]
+        most = self._plain.most(label)
+        if not math.isnan(most):
+            return most
+        row = self._frame.agg(F.max(F.col(f"`{label}`"))).first()
+        return float(row[0] or 0) if row is not None else 0.0
 
     def _looked_at(self) -> tuple[int, str]:
         """Return the number of rows, and what names them (the same rows in any order give the same); keep the largest labels."""
@@ -154,9 +172,13 @@ class LinearRows:
         return self.columns[0].shape[0]
 
     def shards(self, store: Store) -> Rows:
-        """Write the shards, unless the same rows are there."""
+        """Write the shards, unless the same rows are there or can be read where they are."""
         if self._shards is not None:
+            log.info("reads the shards of %s in place", self._shards[0])
             return Rows(self._shards[0], self.names, self._stored)
+        if self._plain is not None:
+            log.info("reads %d row groups of %s in place", sum(map(len, self._plain.groups.values())), self._plain.root)
+            return Rows(self._plain.published(store), self.names, None)
         columns = self.columns
         groups = _GROUPS
         if self.sparse and self.width > MANY_COEFFICIENTS:
@@ -166,6 +188,7 @@ class LinearRows:
         path = f"shards/train-{fingerprint(mark)}"
         width = sum(column.width for column in columns)
         files = max(_MIN_FILES, min(4096, self.rows * width // _FILE_BYTES))  # of the data alone, not of the cluster
+        log.info("writes the rows as shards to %s", store.url(path))
         as_shards(self._frame, store, path, columns, group_rows, files, finite=True)
         return Rows(store.url(path), self.names, None)
 

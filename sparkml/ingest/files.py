@@ -7,13 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
 
 from sparkml.errors import ConfigError, DataError, NoInputError
-from sparkml.storage import opened
+from sparkml.storage import modified, opened
 from sparkml.storage.explain import explained
 
 _AT_ONCE = 16  # other hosts take their time for each file
@@ -93,10 +92,10 @@ def _scan_one(path: str, known: InputFile | None, states: Mapping[str, Mapping[s
     fs, inside = opened(path)
     try:
         info: Mapping[str, Any] = states.get(inside) or fs.info(inside)
-        size, modified = int(info["size"]), _modified(info)
+        size, when = int(info["size"]), modified(info)
         if size == 0:
             raise DataError(f"the input file {path} is empty")
-        if known is not None and (known.size, known.modified) == (size, modified):
+        if known is not None and (known.size, known.modified) == (size, when):
             return known
         digest = hashlib.sha256()
         if size <= _WHOLE_BYTES:
@@ -107,15 +106,7 @@ def _scan_one(path: str, known: InputFile | None, states: Mapping[str, Mapping[s
                     digest.update(block)
     except OSError as error:
         raise DataError(f"cannot read the input file {path}: {error.strerror or error}") from None
-    return InputFile(path=path, size=size, modified=modified, sha256=digest.hexdigest())
-
-
-def _modified(info: Mapping[str, Any]) -> str:
-    if "mtime" in info:
-        return datetime.fromtimestamp(info["mtime"], UTC).isoformat()
-    if "modification_time" in info:  # HDFS, in milliseconds
-        return datetime.fromtimestamp(info["modification_time"] / 1000, UTC).isoformat()
-    return str(info.get("ETag") or info.get("LastModified") or info.get("created") or "")
+    return InputFile(path=path, size=size, modified=when, sha256=digest.hexdigest())
 
 
 def _opened(path: str) -> tuple[Any, str]:

@@ -15,15 +15,16 @@ import shutil
 import threading
 import uuid
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
+from sparkml.shards.footers import described, ranges_of, read_footer
 from sparkml.storage import FileEntry, Store
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ PIECE_BYTES = 32 << 20  # of one request: smaller ones are slower, on object sto
 THREADS, AHEAD, AHEAD_IN_MEMORY = 2, 4, 1  # more threads are no faster; row groups on their way while one is decoded
 ALLOWED = "SPARKML_SHARD_COPIES"  # set by sparkml.launch.barrier
 KEPT_FREE = 0.1  # of the disk: the scratch disk is Spark's, too
-_TAIL_BYTES = 1 << 16
 
 
 class Copies:
@@ -145,56 +145,8 @@ class Copies:
     def _footer(self, entry: FileEntry) -> tuple[bytes, pq.FileMetaData]:
         with self._lock:  # one thread asks, the others want the same
             if entry.path not in self._footers:
-                self._footers[entry.path] = self._read_footer(entry)
+                self._footers[entry.path] = read_footer(self._store, entry)
             return self._footers[entry.path]
-
-    def _read_footer(self, entry: FileEntry) -> tuple[bytes, pq.FileMetaData]:
-        tail = self._store.read(entry.path, max(0, entry.size - _TAIL_BYTES), entry.size)
-        needed = int.from_bytes(tail[-8:-4], "little") + 8
-        with described(self._store.url(entry.path)):
-            if needed > entry.size:
-                raise pa.ArrowInvalid("the footer is larger than the file")
-            if needed > len(tail):
-                tail = self._store.read(entry.path, entry.size - needed, entry.size)
-            return tail, pq.read_metadata(pa.BufferReader(tail))
-
-
-def ranges_of(metadata: pq.FileMetaData, index: int, columns: Collection[str], url: str) -> list[tuple[int, int]]:
-    """Return where a row group's columns lie in its file, neighbours joined. Raises `StorageError` if there is no such group."""
-    if index >= metadata.num_row_groups:
-        raise not_as_described(url)
-    group = metadata.row_group(index)
-    found: list[tuple[int, int]] = []
-    for at in range(group.num_columns):
-        column = group.column(at)
-        if column.path_in_schema in columns:
-            start = column.dictionary_page_offset or column.data_page_offset
-            found.append((start, start + column.total_compressed_size))
-    joined: list[tuple[int, int]] = []
-    for start, end in sorted(found):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    return joined
-
-
-def not_as_described(url: str) -> StorageError:
-    return StorageError(
-        f"{url} is not the file that its manifest describes",
-        hint="it was replaced or damaged: remove the folder and run again",
-    )
-
-
-@contextmanager
-def described(url: str) -> Iterator[None]:
-    """Raise `not_as_described` for what Arrow says of a file that is damaged or another: it has several exceptions for that."""
-    try:
-        yield
-    except (pa.ArrowInvalid, IndexError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's own, or the network's
-            raise
-        raise not_as_described(url) from error
 
 
 class _NoRoomError(Exception):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from sparkml.shards.copies import MemoryFile, described, ranges_of
+from sparkml.shards.copies import MemoryFile
+from sparkml.shards.footers import described, ranges_of
 
 _BLOCK = 4096  # of a disk: where direct reads begin and end
 _AHEAD = 2  # row groups on their way while one is decoded: the disk has one request at least

@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
-from sparkml.shards.copies import Copies, described, not_as_described, scratch_folders
+from sparkml.shards.copies import Copies, scratch_folders
 from sparkml.shards.direct import direct_files
+from sparkml.shards.footers import described, most, not_as_described, read_footers
+from sparkml.shards.plain import as_stored
 from sparkml.shards.schema import Column, to_csr, to_numpy
 from sparkml.storage import FileEntry, Store
 
@@ -40,12 +42,19 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """What a published folder of shards holds, as its manifest says."""
+    """What a published folder of shards holds, as its manifest says.
+
+    Attributes
+    ----------
+    root
+        Where the files lie: beside the manifest, or, of plain Parquet that is read in place, below another URL.
+    """
 
     url: str
     columns: tuple[Column, ...]
     groups: tuple[RowGroup, ...]
-    files: tuple[FileEntry, ...] = ()
+    files: tuple[FileEntry, ...]
+    root: str
 
     @classmethod
     def open(cls, url: str) -> ShardSet:
@@ -59,7 +68,8 @@ class ShardSet:
             for path, counts in sorted(manifest.extra["groups"].items())
             for index, rows in enumerate(counts)
         )
-        return cls(url, columns, groups, tuple(manifest.files))
+        files = [FileEntry.model_validate(item) for item in manifest.extra.get("files", [])] or manifest.files
+        return cls(url, columns, groups, tuple(files), manifest.extra.get("root", url))
 
     @property
     def num_rows(self) -> int:
@@ -67,16 +77,8 @@ class ShardSet:
 
     def most(self, column: str) -> float:
         """Return the largest value of a column of numbers, as the files' footers say it."""
-        store, found = Store(self.url), []
-        for path in dict.fromkeys(group.path for group in self.groups):
-            with described(store.url(path)), store.open(path) as file:
-                metadata = pq.ParquetFile(file).metadata
-                at = metadata.schema.names.index(column)
-                parts = [metadata.row_group(number).column(at).statistics for number in range(metadata.num_row_groups)]
-                if any(part is None or not part.has_min_max for part in parts):  # of a group that is all NaN
-                    return float("nan")
-                found += [float(part.max) for part in parts]
-        return max(found)
+        (parts,) = (known.parts or (column,) for known in self.columns if known.name == column)
+        return most(read_footers(Store(self.root), self.files), parts[0])
 
     def assign(self, rank: int, size: int, seed: int | None = None, epoch: int = 0) -> list[RowGroup]:
         """Return one rank's share of `deal`."""
@@ -127,13 +129,16 @@ class ShardReader:
     ) -> None:
         if isinstance(shards, str):
             shards = ShardSet.open(shards)
-        self._store = Store(shards.url)
+        self._store = Store(shards.root)
         known = {column.name: column for column in shards.columns}
         missing = [name for name in columns or () if name not in known]
         if missing:
             raise StorageError(f"{shards.url} has no column {', '.join(missing)}; it has {', '.join(known)}")
         self._columns = [known[name] for name in columns or known]
         self._groups, self._shuffle_bytes = list(row_groups), shuffle_bytes
+        self._names = list(dict.fromkeys(name for column in self._columns for name in column.parts or (column.name,)))
+        self._plain = any(column.parts for column in self._columns)
+        self._sizes = {file.path: file.size for file in shards.files}
         self._width = max(1, sum(column.width for column in self._columns))
         self._block_rows = max(64, min(BLOCK_ROWS, BLOCK_BYTES // self._width))
         self._copies = Copies(self._store, {file.path: file for file in shards.files}, self._names, scratch_folders())
@@ -270,11 +275,14 @@ class ShardReader:
         """Yield the groups' blocks, having checked that they are what the manifest counted."""
         try:
             for group in groups:
-                if group.index >= file.num_row_groups or file.metadata.row_group(group.index).num_rows != group.rows:
+                whole = not self._local or os.path.getsize(self._store.at(group.path)) == self._sizes.get(group.path)
+                known = group.index < file.num_row_groups and file.metadata.row_group(group.index).num_rows == group.rows
+                if not (whole and known):
                     raise not_as_described(self._store.url(group.path))
             indices = [group.index for group in groups]
             with described(self._store.url(groups[0].path)):
-                yield from file.iter_batches(block_rows or self._block_rows, indices, columns=self._names, use_threads=False)
+                for batch in file.iter_batches(block_rows or self._block_rows, indices, columns=self._names, use_threads=False):
+                    yield as_stored(batch, self._columns) if self._plain else batch
         except StorageError:
             for group in groups:
                 self._copies.forget(group)
@@ -307,10 +315,6 @@ class ShardReader:
     @property
     def _local(self) -> bool:
         return self._store.scheme == "file"
-
-    @property
-    def _names(self) -> list[str]:
-        return [column.name for column in self._columns]
 
 
 def _cut(blocks: Iterator[Block], batch_size: int) -> Iterator[Block]:

@@ -32,6 +32,8 @@ class Column(BaseModel, frozen=True):
         What a row takes on average in a compact column; 0 for plain ones.
     vocabulary
         Of integers that could be ids: the largest value + 1; 0 where it is not known.
+    parts
+        Of files that others wrote: the names of their columns that this one is made of; empty: it is stored under its own name.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Column(BaseModel, frozen=True):
     kind: Literal["plain", "ids", "sparse"] = "plain"
     stored_bytes: int = 0
     vocabulary: int = 0
+    parts: tuple[str, ...] = ()
 
     @property
     def compact(self) -> bool:

@@ -22,6 +22,7 @@ from sparkml.storage.explain import explained
 from sparkml.storage.manifest import MANIFEST, FileEntry, Manifest
 from sparkml.storage.owner import process_tag, tagged_alive
 from sparkml.storage.swap import MARK, finish, swap
+from sparkml.storage.urls import modified
 
 _COPIES_AT_ONCE = 8
 _NOISE = ("_SUCCESS", MANIFEST)
@@ -84,6 +85,12 @@ class Store:
     def exists(self, path: str) -> bool:
         with explained("look at", self.url(path)):
             return bool(self.fs.exists(self.at(path)))
+
+    def state(self, path: str) -> tuple[int, str]:
+        """Return a file's size, and when it was modified or what else tells its contents apart."""
+        with explained("look at", self.url(path)):
+            info = self.fs.info(self.at(path))
+            return int(info["size"]), modified(info)
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return a file's bytes, all or those from `start` to before `end`."""

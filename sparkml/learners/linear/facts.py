@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,11 +102,11 @@ class Facts:
 
 
 class WrongRowsError(ValueError):
-    """Rows that nothing can be learnt from: `role` is label (the one of that number), weight, offset or features."""
+    """Rows that nothing can be learnt from: `role` is label (the one of that number), weight, offset or features (these)."""
 
-    def __init__(self, role: str, text: str, label: int = 0) -> None:
+    def __init__(self, role: str, text: str, label: int = 0, features: Sequence[int] = ()) -> None:
         super().__init__(text)
-        self.role, self.label = role, label
+        self.role, self.label, self.features = role, label, features
 
 
 class Looker:
@@ -172,9 +173,10 @@ def _check_features(block: Block) -> None:
     entries = coo_array(block.x)
     wrong = ~np.isfinite(entries.data)
     if wrong.any():
-        which = ", ".join(str(number) for number in np.unique(entries.col[wrong])[:10])
+        which = np.unique(entries.col[wrong])[:10].tolist()
         count = len(np.unique(entries.row[wrong]))
-        raise WrongRowsError("features", f"feature {which} is NaN or infinite in {count} of {len(block.y)} rows")
+        text = f"feature {', '.join(map(str, which))} is NaN or infinite in {count} of {len(block.y)} rows"
+        raise WrongRowsError("features", text, features=which)
 
 
 def _folded(function: np.ufunc, x: Any) -> Array:

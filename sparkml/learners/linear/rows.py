@@ -83,6 +83,8 @@ class RankRows:
         What was subtracted from each label.
     cached
         The share of row groups that this host's page cache keeps from one pass to the next.
+    parts
+        Of plain Parquet: the name of each feature.
     """
 
     def __init__(self, worker: Worker, source: RowSource) -> None:
@@ -93,7 +95,7 @@ class RankRows:
         if not self.set.num_rows:
             raise DataError("there are no rows to train on")
         (column,) = (column for column in self.set.columns if column.name == source.features)
-        self.features = int(np.prod(column.shape, dtype=int))
+        self.features, self.parts = int(np.prod(column.shape, dtype=int)), column.parts
         exact = source.sparse or self.set.num_rows * self.features <= _EXACT_NUMBERS or column.dtype == "float64"
         self.kind: np.dtype[np.floating[Any]] = np.dtype(np.float64 if exact else np.float32)
         self.deal(1)
@@ -150,8 +152,11 @@ class RankRows:
             except WrongRowsError as error:
                 group = self.groups[number]
                 column = self.source.labels[error.label] if error.role == "label" else getattr(self.source, error.role)
-                where = f"{self.set.url}, {group.path}, row group {group.index}"
-                raise DataError(f"column {column!r}: {error}", hint=f"the first rows that are wrong are in {where}") from None
+                where = f"{self.set.root}, {group.path}, row group {group.index}"
+                names = ", ".join(repr(self.parts[number]) for number in error.features if self.parts)
+                raise DataError(
+                    f"column {names or repr(column)}: {error}", hint=f"the first rows that are wrong are in {where}"
+                ) from None
             self.worker.note("data", self._groups_read)
             self._groups_read += 1
             tree.add(number_of[number], total)

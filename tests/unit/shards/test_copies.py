@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from sparkml.errors import StorageError
-from sparkml.shards import copies
+from sparkml.shards import copies, footers
 from sparkml.shards.reader import RowGroup, ShardReader, ShardSet
 from sparkml.storage import Store
 from tests.unit.shards.test_shards import batch, publish, rows_of
@@ -159,7 +159,7 @@ def test_in_memory_there_is_one_row_group_beside_that_which_is_decoded(
 
 def test_a_copy_in_memory_holds_its_row_group_in_pieces_and_no_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "PIECE_BYTES", 64)
-    monkeypatch.setattr(copies, "_TAIL_BYTES", 16)  # a small file's usual tail is all of it
+    monkeypatch.setattr(footers, "TAIL_BYTES", 16)  # a small file's usual tail is all of it
     shards = ShardSet.open(url)
     reader = ShardReader(shards, shards.groups)
     assert rows_of(reader.batches(32)) == list(range(230))
