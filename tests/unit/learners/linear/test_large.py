@@ -186,9 +186,9 @@ def test_where_a_sample_leads_to_no_loss_it_starts_as_without(solver: str) -> No
     problem = problem_of(looker.facts(), None, Penalty(), Poisson())
     start, kind = methods.Start(np.array([1e4, 0.0])), np.dtype(np.float64)
     descent = method.descent(start, 1e-6, 9, patient=False, kind=kind, instead=np.array([0.0, 0.5]))
-    adder = method.adder(Poisson(), descent.point, 1, None, True)
+    adder = method.adder(Poisson(), descent.point[None], 1, [None], None, True)
     adder.take(block)
-    descent.take(adder.sums(), problem)
+    descent.take(adder.sums(0), problem)
     assert descent.point.tolist() == [0.0, 0.5]
 
 
