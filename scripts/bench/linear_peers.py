@@ -7,7 +7,7 @@ Every turn of every side is a process of its own, `peers/NAME.py`, in an environ
 files): memory comes back between turns, and nobody's packages constrain another's. Interpreter, imports, virtual machines and
 thread pools are warm when its clock starts, by three fits of 65,536 rows. From there on a turn is all that lies between files in
 the page cache and coefficients. All have as many threads as there are cores. Ours reads its shards, and once more plain Parquet,
-of which it writes shards first; the others plain Parquet. All that is float32, neither compressed nor encoded. Vowpal Wabbit
+in place; the others plain Parquet. All that is float32, neither compressed nor encoded. Vowpal Wabbit
 reads its own cache, which is made from text, and MLlib once more Spark's: what that takes is shown as "before".
 
 Time to log-loss is that until a model has the log-loss on 200,000 other rows of the best exact solver + 1e-4. Of solvers that

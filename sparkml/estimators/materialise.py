@@ -109,7 +109,7 @@ def in_place(df: DataFrame) -> tuple[str, Manifest] | None:
         return None
     files = {unquote(file) for file in df.inputFiles()}
     folders = {file.rpartition("/")[0] for file in files}
-    if len(folders) != 1:
+    if len(folders) != 1 or len(files) != len(plan.relation().location().inputFiles()):  # the latter: some are read twice
         return None
     (folder,) = folders
     store = Store(folder)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import unquote
+from itertools import takewhile
 
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
@@ -95,24 +95,22 @@ def plain_parquet(df: DataFrame, features: str, numbers: Sequence[str]) -> Plain
     The answer depends on the frame and its files alone, never on the cluster.
     """
     scan = scan_of(df, features, numbers)
-    if (
-        scan is None or len(scan.features) > MANY_COEFFICIENTS
-    ):  # of more, those that are mostly 0 are better stored by their entries
+    if scan is None or len(scan.features) > MANY_COEFFICIENTS:  # that many are mostly 0, and better stored by their entries
         return None
-    urls = sorted({unquote(url) for url in df.inputFiles()})  # none of a frame that is cached
-    folders = [url.split("/")[:-1] for url in urls]
-    root = [parts[0] for parts in zip(*folders, strict=False) if len(set(parts)) == 1] if folders else []
-    if len(root) <= 3 or any(folder[: len(root)] != root for folder in folders):  # scheme, empty, host
+    first, last = (url.split("/")[:-1] for url in (scan.files[0], scan.files[-1]))  # they are sorted: others lie between
+    root = "/".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    if root.count("/") < 3:  # they have nothing in common but a scheme or a host
         return None
+    paths = [url[len(root) + 1 :] for url in scan.files]
     try:
-        store = Store("/".join(root))
+        store = Store(root)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            files = list(pool.map(partial(_entry, store), [url[len("/".join(root)) + 1 :] for url in urls]))
+            files = list(pool.map(partial(_entry, store), paths))
         footers = read_footers(store, files)
     except SparkmlError as error:
-        log.info("Spark reads %s: %s", "/".join(root), error)
+        log.info("Spark reads %s: %s", root, error)
         return None
-    if not (all(_holds(footer, scan.types) for footer in footers) and _suits(footers, list(scan.types))):
+    if not (all(_holds(footer, scan.types) for footer in footers) and _suits(footers, set(scan.types))):
         return None
     return PlainParquet(store.root, _columns(scan, features, numbers), files, footers)
 
@@ -142,13 +140,10 @@ def _holds(footer: pq.FileMetaData, types: Mapping[str, str]) -> bool:
     return found == {name: _ARROW[kind] for name, kind in types.items()}
 
 
-def _suits(footers: Sequence[pq.FileMetaData], names: Sequence[str]) -> bool:
+def _suits(footers: Sequence[pq.FileMetaData], names: Collection[str]) -> bool:
     """Return whether row groups are enough, and none is too large."""
     rows = [count for footer in footers for count in _rows_of(footer)]
     if len(rows) < _MIN_GROUPS or sum(rows) < _MIN_ROWS * len(rows) or max(rows) * _LARGEST_SHARE > sum(rows):
         return False
-    for footer in footers:
-        chunks = zip(*(chunks_of(footer, name) for name in names), strict=True)
-        if any(sum(chunk.total_uncompressed_size for chunk in group) > _MAX_GROUP_BYTES for group in chunks):
-            return False
-    return True
+    groups = (group for footer in footers for group in chunks_of(footer, names))
+    return all(sum(chunk.total_uncompressed_size for chunk in group) <= _MAX_GROUP_BYTES for group in groups)

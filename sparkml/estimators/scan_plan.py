@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import unquote
 
 from pyspark.sql import DataFrame
 
@@ -22,6 +23,8 @@ class Scan:
 
     Attributes
     ----------
+    files
+        Their URLs, sorted.
     features
         Names of the files' columns, by position.
     numbers
@@ -30,6 +33,7 @@ class Scan:
         Spark's type of each of the files' columns: float, double, boolean, byte, short, integer or long.
     """
 
+    files: tuple[str, ...]
     features: tuple[str, ...]
     numbers: dict[str, str]
     types: dict[str, str]
@@ -52,10 +56,13 @@ def scan_of(df: DataFrame, features: str, numbers: Sequence[str]) -> Scan | None
     if not assembled or len(used) < len(assembled) + len(found):
         return None
     types = {column.name: column.stored for column in used}
-    if not types.keys().isdisjoint(nodes[-1].relation().partitionSchema().fieldNames()):
+    relation, files = nodes[-1].relation(), sorted({unquote(url) for url in df.inputFiles()})
+    if not types.keys().isdisjoint(relation.partitionSchema().fieldNames()):
+        return None
+    if not files or len(files) != len(relation.location().inputFiles()):  # the rows are in a cache, or a file is read twice
         return None
     names = [column.name for column in used]
-    return Scan(tuple(names[: len(assembled)]), dict(zip(numbers, names[len(assembled) :], strict=True)), types)
+    return Scan(tuple(files), tuple(names[: len(assembled)]), dict(zip(numbers, names[len(assembled) :], strict=True)), types)
 
 
 def _is_parquet(node: Any) -> bool:

@@ -34,15 +34,16 @@ def read_footer(store: Store, file: FileEntry) -> tuple[bytes, pq.FileMetaData]:
         return tail, pq.read_metadata(pa.BufferReader(tail))
 
 
-def chunks_of(footer: pq.FileMetaData, name: str) -> list[pq.ColumnChunkMetaData]:
-    """Return what lies of a flat column in each row group."""
-    at = [footer.schema.column(number).path for number in range(len(footer.schema))].index(name)
-    return [footer.row_group(number).column(at) for number in range(footer.num_row_groups)]
+def chunks_of(footer: pq.FileMetaData, names: Collection[str]) -> list[list[pq.ColumnChunkMetaData]]:
+    """Return what each row group holds of flat columns."""
+    places = [at for at in range(len(footer.schema)) if footer.schema.column(at).path in names]
+    groups = map(footer.row_group, range(footer.num_row_groups))
+    return [[group.column(at) for at in places] for group in groups]
 
 
 def most(footers: Sequence[pq.FileMetaData], name: str) -> float:
     """Return the largest value of a column of numbers; NaN where the statistics do not say, as of a group that is all NaN."""
-    found = [chunk.statistics for footer in footers for chunk in chunks_of(footer, name)]
+    found = [chunk.statistics for footer in footers for (chunk,) in chunks_of(footer, {name})]
     if any(part is None or not part.has_min_max for part in found):
         return float("nan")
     return max(float(part.max) for part in found)
@@ -71,7 +72,7 @@ def ranges_of(metadata: pq.FileMetaData, index: int, columns: Collection[str], u
 def not_as_described(url: str) -> StorageError:
     return StorageError(
         f"{url} is not the file that its manifest describes",
-        hint="it was replaced or damaged: run again, of sparkml's own shards having removed their folder",
+        hint="it was replaced or damaged: run again, and if sparkml wrote it remove its folder before",
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scripts.devcluster.cluster import Cluster
@@ -16,6 +18,7 @@ from sparkml.errors import StorageError
 from sparkml.storage import Store
 from sparkml.storage.manifest import MANIFEST
 from sparkml.storage.owner import process_tag
+from tests.unit.shards import test_plain as plain
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,23 @@ def test_publish_then_read_verify_and_list(store: Store) -> None:
     assert store.read("datasets/a/deep/y.bin") == b"6"
     assert "a" in store.list("datasets")
     assert store.list("_staging") == []
+
+
+def test_a_file_s_state_tells_its_contents_apart(store: Store) -> None:
+    store.replace("a.bin", b"12345")
+    first = store.state("a.bin")
+    assert first[0] == 5 and first == store.state("a.bin")
+    time.sleep(0.05)
+    store.replace("a.bin", b"12346")
+    assert store.state("a.bin")[0] == 5 and store.state("a.bin") != first
+    with pytest.raises(StorageError, match=r"b\.bin"):
+        store.state("b.bin")
+
+
+def test_plain_parquet_is_read_from_every_storage(store: Store, tmp_path: Path) -> None:
+    url = plain.publish(str(tmp_path), store.url("raw"), plain.COLUMNS, plain.table())
+    found, wanted = plain.read(url), plain.table()
+    np.testing.assert_array_equal(np.sort(found["x"][:, 0]), np.sort(wanted["a"]))
 
 
 def test_the_second_publisher_gets_the_first_ones_artifact(store: Store) -> None:

@@ -116,6 +116,7 @@ def test_a_plain_scan_of_shards_is_known(spark: SparkSession, tmp_path: Path) ->
         scan.where("y > 0"),
         scan.selectExpr("x", "y + 1 as y"),
         scan.union(scan),
+        spark.read.parquet(url, url),
         spark.read.parquet(str(one)),
     ):
         assert in_place(other) is None

@@ -1,7 +1,7 @@
 """sparkml's LogisticRegression in a running session, on `spark.read.parquet` of its shards or of plain Parquet.
 
-Tolerance and all other Params are the defaults. Reading is a part of the fit, as ranks read while they add up; so is the writing
-of shards from columns that a VectorAssembler has assembled.
+Tolerance and all other Params are the defaults. Reading is a part of the fit, as ranks read while they add up; plain Parquet's
+columns, assembled by a VectorAssembler, are read in place.
 """
 
 from __future__ import annotations
