@@ -69,12 +69,14 @@ class Sides:
         return statistics.median(turn[field] for turn in self.found[name])
 
 
-def compared(bench: Bench, files: Files, peers: list[Peer], repeats: int, *, curves: bool) -> tuple[Sides, dict[str, Timing]]:
+def compared(
+    bench: Bench, files: Files, peers: list[Peer], repeats: int, *, curves: bool, cold_start: bool
+) -> tuple[Sides, dict[str, Timing]]:
     """Have all peers take their turns on one set of rows, and print what they took."""
     taken = Sides(files, repeats, curves, {}, {})
     print(f"\n{files.rows:,} rows x {files.features}, {files.bytes_of_plain / 1e9:.2f} GB as plain Parquet", flush=True)
     sides: dict[str, Side] = {peer.name: taken.of(peer) for peer in peers}
-    if curves:
+    if cold_start:
         sides[COLD] = partial(cold, files.shards)
     fewer = {peer.name: peer.turns(repeats) for peer in peers}
     timings = bench.compare(sides, repeats, warm_up=False, fewer=fewer)
@@ -208,6 +210,11 @@ def main() -> int:
     parser.add_argument("--folder", help="where the rows are kept; a temporary folder by default")
     parser.add_argument("--only", nargs="+", default=[], metavar="PEER", help="words of their names: mllib glum partial_fit")
     parser.add_argument("--repeats", type=int, default=3, help="turns; half of them for what takes minutes")
+    parser.add_argument(
+        "--no-curves",
+        action="store_true",
+        help="no fits of fewer iterations, by which alone it is told when a peer is near enough",
+    )
     example = "Example: linear_peers.py --rows 1e6 --only mllib glum --json peers.json"
     bench = Bench(f"{__doc__.splitlines()[0]} {example}", parser)
     given = bench.arguments
@@ -216,10 +223,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sparkml-bench-") as temporary:
         folder = given.folder or temporary
         os.makedirs(folder, exist_ok=True)
-        full, _ = compared(bench, prepared(folder, rows, given.features), peers, given.repeats, curves=True)
+        full, _ = compared(
+            bench, prepared(folder, rows, given.features), peers, given.repeats, curves=not given.no_curves, cold_start=True
+        )
         judge(bench, full)
         in_memory = [peer for peer in peers if peer.name == OURS or peer.in_memory]
-        few, _ = compared(bench, prepared(folder, rows // 10, given.features), in_memory, max(5, given.repeats), curves=False)
+        few, _ = compared(
+            bench, prepared(folder, rows // 10, given.features), in_memory, max(5, given.repeats), curves=False, cold_start=False
+        )
         for name in ("glum", "scikit-learn, newton-cholesky") if OURS not in few.failed else ():
             ratio(bench, few, name, at_least=1.0)
     return bench.finish()

@@ -199,6 +199,17 @@ def partitioned(rows: DataFrame, folder: str) -> DataFrame:
     return rows.sparkSession.read.parquet(path)
 
 
+def grouped(folder: str, sizes: list[int]) -> str:
+    """Write the rows in row groups of these sizes, and return the folder, or the one that has it as a partition."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    table, start = content(), 0
+    with pq.ParquetWriter(f"{folder}/rows.parquet", table.schema) as writer:
+        for size in sizes:
+            writer.write_table(table.slice(start, size))
+            start += size
+    return folder.partition("/part=")[0]
+
+
 WRITTEN: dict[str, Callable[[DataFrame, str], DataFrame]] = {
     "a filter": lambda rows, _: assembled(rows.where("x0 > 0")),
     "a filter of nulls": lambda rows, _: VectorAssembler(
@@ -220,6 +231,13 @@ WRITTEN: dict[str, Callable[[DataFrame, str], DataFrame]] = {
         rows.withColumn("bought", F.when(F.assert_true(F.col("bought") >= 0).isNull(), F.col("bought")))
     ),
     "a partition's column": lambda rows, folder: assembled(partitioned(rows, folder), ["x0", "part"]),
+    "a column of the files that is a partition's": lambda rows, folder: assembled(
+        rows.sparkSession.read.parquet(grouped(f"{folder}-both/part=9", [4800] * 10)), ["x0", "part"]
+    ),
+    "one large row group": lambda rows, folder: assembled(
+        rows.sparkSession.read.parquet(grouped(f"{folder}-one", [4600] * 7 + [15_800]))
+    ),
+    "small row groups": lambda rows, folder: assembled(rows.sparkSession.read.parquet(grouped(f"{folder}-small", [4000] * 12))),
     "decimals": lambda rows, _: assembled(rows.withColumn("x0", F.col("x0").cast("decimal(12,6)"))),
     "numbers in text": lambda rows, _: assembled(rows.withColumn("x0", F.col("id").cast("string").cast("double") / 1e4)),
     "two assemblers": lambda rows, _: VectorAssembler(inputCols=["first", "x1"], outputCol="features").transform(
@@ -232,7 +250,7 @@ WRITTEN: dict[str, Callable[[DataFrame, str], DataFrame]] = {
         assembled(rows.sparkSession.read.orc(f"{folder}-orc")),
     )[1],
     "few row groups": lambda rows, folder: (
-        rows.coalesce(7).write.mode("overwrite").parquet(f"{folder}-few"),
+        rows.repartition(7).write.mode("overwrite").parquet(f"{folder}-few"),
         assembled(rows.sparkSession.read.parquet(f"{folder}-few")),
     )[1],
     "a type that the files do not have": lambda rows, folder: assembled(
