@@ -22,6 +22,7 @@ from sparkml.shards.footers import described, ranges_of
 
 _BLOCK = 4096  # of a disk: where direct reads begin and end
 _AHEAD = 2  # row groups on their way while one is decoded: the disk has one request at least
+LARGEST = 128 << 20  # bytes of a row group that is read so: three of them are held
 _CACHED = 0.4  # of the memory: files may take so much of it
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's; the page cache counts, too
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from sparkml.errors import StorageError
 from sparkml.shards.copies import Copies, scratch_folders
-from sparkml.shards.direct import direct_files
+from sparkml.shards.direct import LARGEST, direct_files
 from sparkml.shards.footers import described, most, not_as_described, read_footers
 from sparkml.shards.plain import as_stored
 from sparkml.shards.schema import Column, to_csr, to_numpy
@@ -169,7 +169,7 @@ class ShardReader:
         """Yield each row group with its rows in order, in blocks that do not depend on what else is read.
 
         Those that follow are asked of the disk meanwhile. Columns named in `sparse` are left so, see `to_csr`. Of local files
-        only the share `cached` of row groups, evenly chosen, goes through the page cache, which then has them for the next time.
+        only the share `cached` of row groups, evenly chosen, and very large ones go through the page cache.
         """
         made = [to_csr if column.name in sparse else to_numpy for column in self._columns]
         widths = (column.width if column.name in sparse else column.dense_width for column in self._columns)
@@ -190,7 +190,10 @@ class ShardReader:
 
     def _asked_for(self, cached: float) -> Iterator[tuple[pq.ParquetFile, RowGroup]]:
         """Yield the file of each local row group, the next ones on their way."""
-        through = [int((at + 1) * cached) > int(at * cached) for at in range(len(self._groups))]
+        through = [
+            int((at + 1) * cached) > int(at * cached) or group.rows * self._width > LARGEST
+            for at, group in enumerate(self._groups)
+        ]
         past = [group for group, by_cache in zip(self._groups, through, strict=True) if not by_cache]
         following = itertools.islice((group for group, by_cache in zip(self._groups, through, strict=True) if by_cache), 1, None)
         with contextlib.closing(

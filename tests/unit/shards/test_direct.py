@@ -61,6 +61,10 @@ def test_only_a_share_goes_through_the_cache(url: str, monkeypatch: pytest.Monke
     for cached in (1.0, 0.5, 0.25, 0.0):
         read(url, cached)
     assert past == [0, 10, 15, 19]
+    past.clear()
+    monkeypatch.setattr("sparkml.shards.reader.LARGEST", 1_500 * 28)
+    read(url, 0.0)
+    assert past == [2], "three are held in memory: only the small last ones of the two files"
 
 
 def test_reading_is_direct(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
