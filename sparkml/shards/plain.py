@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparkml.errors import DataError
-from sparkml.shards.schema import Column, schema_of
+from sparkml.shards.schema import Column, as_numpy, schema_of
 
 
 def as_stored(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.RecordBatch:
@@ -45,4 +45,4 @@ def _numbers(batch: pa.RecordBatch, name: str) -> np.ndarray[tuple[int], np.dtyp
     array = batch.column(at)
     if array.null_count:
         raise DataError(f"column {name!r} has {array.null_count} null values", hint="impute or filter them")
-    return array.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    return as_numpy(array)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel
 
 _SHAPE, _DTYPE, _KIND = b"sparkml.shape", b"sparkml.dtype", b"sparkml.kind"
@@ -94,10 +93,21 @@ def columns_of(schema: pa.Schema) -> list[Column]:
     return found
 
 
+def as_numpy(array: pa.Array) -> np.ndarray[Any, Any]:
+    """Return the values of a column of Arrow's own types, numbers without nulls not copied.
+
+    Arrow's `to_numpy` imports pandas before anything else, a fifth of a second of a rank's start.
+    """
+    if not array.null_count and (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
+        kind, memory = np.dtype(array.type.to_pandas_dtype()), array.buffers()[1]
+        return np.frombuffer(memory, kind, len(array), array.offset * kind.itemsize) if len(array) else np.empty(0, kind)
+    return array.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
 def to_numpy(array: pa.Array, column: Column) -> np.ndarray[Any, Any]:
     """Return a column's values as ``(rows, *shape)``, without a copy for tensors and primitives; compact ones are made dense."""
     if not column.shape:
-        return array.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+        return as_numpy(array)
     if column.compact:
         return _dense(array, column)
     count, per_row = len(array), math.prod(column.shape)
@@ -120,7 +130,7 @@ def to_arrow(array: pa.Array, column: Column) -> pa.Array:
     if column.kind == "ids":
         return _binary(array.value_lengths(), _elements(array, column).astype("<i4"))
     if column.kind == "sparse":
-        sizes = np.unique(array.field("size").to_numpy(zero_copy_only=False))
+        sizes = np.unique(as_numpy(array.field("size")))
         if len(sizes) and list(sizes) != [column.shape[0]]:
             raise ValueError(f"column {column.name!r} must hold vectors of size {column.shape[0]}, it holds {sizes.tolist()}")
         indices, values = _elements(array.field("indices"), column), _elements(array.field("values"), column)
@@ -129,7 +139,7 @@ def to_arrow(array: pa.Array, column: Column) -> pa.Array:
         pairs["index"], pairs["value"] = indices, values
         return _binary(array.field("indices").value_lengths(), pairs)
     size = math.prod(column.shape)
-    sizes = array.value_lengths().to_numpy(zero_copy_only=False)
+    sizes = as_numpy(array.value_lengths())
     if len(sizes) and (sizes != size).any():
         raise ValueError(f"column {column.name!r} must hold {size} values in every row, one holds {sizes[sizes != size][0]}")
     values = np.ascontiguousarray(_elements(array, column), dtype=column.dtype)
@@ -153,12 +163,12 @@ def _elements(lists: pa.Array, column: Column) -> np.ndarray[Any, Any]:
     flat = lists.flatten()
     if flat.null_count:
         raise ValueError(f"column {column.name!r} has {flat.null_count} null elements: shards hold none")
-    return flat.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    return as_numpy(flat)
 
 
 def _binary(lengths: pa.Array, items: np.ndarray[Any, Any]) -> pa.Array:
     """Return one binary value per row, holding its share of the items."""
-    ends = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)]) * items.dtype.itemsize
+    ends = np.concatenate([[0], np.cumsum(as_numpy(lengths), dtype=np.int64)]) * items.dtype.itemsize
     if ends[-1] > np.iinfo(np.int32).max:
         raise ValueError(
             "more than 2 GiB of ids or sparse entries in one Arrow batch; lower spark.sql.execution.arrow.maxRecordsPerBatch"
@@ -187,8 +197,10 @@ def _check_places(places: np.ndarray[Any, Any], column: Column) -> None:
 
 def _items(array: pa.Array, column: Column) -> tuple[Any, np.ndarray[Any, Any]]:
     """Return the items of all rows of a compact column, one after the other, and how many each row has."""
+    import pyarrow.compute as pc  # dense rows do without, and ranks start sooner
+
     item = _PAIRS[column.dtype] if column.kind == "sparse" else np.dtype("<i4")
-    counts = pc.binary_length(array).to_numpy(zero_copy_only=False) // item.itemsize
+    counts = as_numpy(pc.binary_length(array)) // item.itemsize
     total = int(counts.sum())
     if not total:
         return np.empty(0, item), counts

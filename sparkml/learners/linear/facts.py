@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array, issparse
 
 from sparkml.learners.linear.families import Array, Family
 from sparkml.learners.linear.multinomial import Multinomial
-from sparkml.learners.linear.sums import Block
+from sparkml.learners.linear.sums import Block, is_sparse
 from sparkml.learners.linear.tree_sum import Array as Summand
 
 _NUMBERS = ("rows", "weight", "weight_square", "label", "label_square", "perfect", "constant", "weight_log")
@@ -146,7 +145,7 @@ class Looker:
         if not np.isfinite(total).all():  # much faster than to ask each number
             _check_features(block)
         self._x += total
-        self._xx += one @ (x.power(2, np.float64) if issparse(x) else np.square(x))
+        self._xx += one @ (x.power(2, np.float64) if is_sparse(x) else np.square(x))
         self._least = np.minimum(self._least, _folded(np.minimum, x))
         self._most = np.maximum(self._most, _folded(np.maximum, x))
 
@@ -170,6 +169,8 @@ class Looker:
 
 
 def _check_features(block: Block) -> None:
+    from scipy.sparse import coo_array
+
     entries = coo_array(block.x)
     wrong = ~np.isfinite(entries.data)
     if wrong.any():
@@ -181,7 +182,7 @@ def _check_features(block: Block) -> None:
 
 def _folded(function: np.ufunc, x: Any) -> Array:
     """Return ``function.reduce(x, axis=0)``, of sparse rows, too."""
-    if issparse(x):
+    if is_sparse(x):
         found: Array = (x.min(axis=0) if function is np.minimum else x.max(axis=0)).toarray().ravel()
         return found
     whole = len(x) // _FOLD * _FOLD

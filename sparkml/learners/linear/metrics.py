@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.integrate import trapezoid
 
 from sparkml.learners.linear.families import Array, Family, SquaredHinge
 from sparkml.learners.linear.multinomial import Multinomial
@@ -154,10 +153,10 @@ class Ranking:
         if not (false[-1] > 0 and true[-1] > 0):
             return float("nan")
         if self.name == "areaUnderROC":
-            return float(trapezoid(np.append(0, true / true[-1]), np.append(0, false / false[-1])))
+            return float(np.trapezoid(np.append(0, true / true[-1]), np.append(0, false / false[-1])))  # type: ignore[attr-defined]
         some = true + false > 0
         precision, recall = true[some] / (true + false)[some], true[some] / true[-1]
-        return float(trapezoid(np.append(precision[0], precision), np.append(0, recall)))
+        return float(np.trapezoid(np.append(precision[0], precision), np.append(0, recall)))  # type: ignore[attr-defined]
 
 
 METRICS: dict[str, Metric] = {

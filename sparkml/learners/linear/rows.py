@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import issparse, vstack
 
 from sparkml.errors import DataError
 from sparkml.launch.worker import Worker
 from sparkml.learners.linear.facts import Scaling, WrongRowsError
 from sparkml.learners.linear.families import Array as Values
-from sparkml.learners.linear.sums import Block, Cut
+from sparkml.learners.linear.sums import Block, Cut, is_sparse
 from sparkml.learners.linear.tree_sum import Array, Node, TreeSum, shares
 from sparkml.shards.direct import page_cache
 from sparkml.shards.reader import ShardReader, ShardSet
@@ -249,10 +248,12 @@ class RankRows:
 
 def _joined(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the blocks as one: what they add up to has a number for every feature, however few of them a block has."""
+    from scipy.sparse import vstack
+
     several = list(batches)
     yield {
         name: vstack([batch[name] for batch in several], "csr")
-        if issparse(values)
+        if is_sparse(values)
         else np.concatenate([b[name] for b in several])
         for name, values in several[0].items()
     }

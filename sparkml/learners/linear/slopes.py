@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import issparse
 
 from sparkml.learners.linear.families import Array, Family
 from sparkml.learners.linear.multinomial import Multinomial
-from sparkml.learners.linear.sums import Block, Cut, row_margins
+from sparkml.learners.linear.sums import Block, Cut, is_sparse, row_margins
 from sparkml.learners.linear.tree_sum import Array as Summand
 
 _ETA_BYTES = 16 << 20  # of several classes' linear predictors at a time
@@ -129,7 +128,7 @@ class SlopeAdder:
         sums = self._sums[part]
         _add(sums[0], slope, x)
         if self.detailed:
-            _add(sums[1], curvature, x.power(2, np.float64) if issparse(x) else np.square(x))
+            _add(sums[1], curvature, x.power(2, np.float64) if is_sparse(x) else np.square(x))
             _add(sums[2], curvature, x)
         self._numbers[part] += [len(losses), weight, losses.sum(dtype=np.float64)]
 

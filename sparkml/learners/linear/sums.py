@@ -12,6 +12,11 @@ from sparkml.learners.linear.families import Array, Family
 from sparkml.learners.linear.tree_sum import Array as Summand
 
 
+def is_sparse(x: Any) -> bool:
+    """Whether rows are SciPy's: asked without `scipy.sparse`, whose import alone takes a third of the start of a rank."""
+    return not isinstance(x, np.ndarray)
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows: `x` is (rows, features), the others (rows,) or absent.

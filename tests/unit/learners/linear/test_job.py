@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,3 +139,17 @@ class Alone:
     def log(self, text: str) -> None: ...
     def note(self, phase: str, step: int) -> None: ...
     def report(self, progress: dict[str, Any]) -> None: ...
+
+
+def test_a_rank_does_not_import_what_it_does_not_need(tmp_path: Path) -> None:
+    """Imports are most of a rank's start: pandas takes as long as all others, SciPy half as long."""
+    code = """
+import pickle, sys, types
+fit, job = pickle.load(sys.stdin.buffer)
+ignored = lambda *_: None
+alone = dict(rank=0, local_rank=0, size=1, local_size=1, all_gather=lambda payload: [payload], note=ignored, report=ignored)
+assert fit(types.SimpleNamespace(**alone), job)
+assert not (heavy := {'pandas', 'scipy', 'sklearn', 'pyspark', 'tensorflow'} & {*sys.modules}), heavy
+"""
+    job = job_of(publish(tmp_path, *rows(2000)), Binomial(), weight="w")
+    subprocess.run([sys.executable, "-c", code], input=pickle.dumps((train_linear, job)), check=True, timeout=60)
