@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparkml.learners.linear.families import Array, Family
-from sparkml.learners.linear.sums import Block, Cut, Sums, row_margins
+from sparkml.learners.linear.sums import Block, Cut, Sums, row_margins, row_terms
 from sparkml.learners.linear.tree_sum import Array as Summand
 
 _NUMBERS = 1 << 16  # of linear predictors at a time: what is worked on stays in the cache
@@ -58,24 +58,16 @@ class PairAdder:
                     self._take(block.part(at, end), x[:, own], pairs[:, own], points, fold if several else 0)
 
     def _take(self, block: Block, x: Array, pairs: Array, points: np.ndarray[tuple[int], np.dtype[np.intp]], part: int) -> None:
-        own, family = block.weight, self.family
         eta = self.w[points].astype(x.dtype) @ x
         if block.offset is not None:
             eta += block.offset
-        losses, slope, curvature = family.evaluate(eta, block.y)
-        chi = None
-        if family.dispersion is None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                chi = np.square(slope) / curvature
-        if family.separable:
+        losses, slope, curvature, chi = row_terms(self.family, block, eta)
+        if self.family.separable:
             least = row_margins(block, eta).min(axis=1, initial=np.inf)
             self.margins[points, part] = np.minimum(self.margins[points, part], least)
-        weight = float(len(block.y))
-        if own is not None:
-            losses, slope, curvature, chi = losses * own, slope * own, curvature * own, None if chi is None else chi * own
-            weight = float(own.sum(dtype=np.float64))
         numbers = np.empty((len(points), 4))
-        numbers[:, 0], numbers[:, 1] = len(block.y), weight
+        numbers[:, 0] = len(block.y)
+        numbers[:, 1] = len(block.y) if block.weight is None else block.weight.sum(dtype=np.float64)
         losses.sum(axis=1, dtype=np.float64, out=numbers[:, 2])
         numbers[:, 3] = 0.0 if chi is None else chi.sum(axis=1, dtype=np.float64)
         self._numbers[points, part] += numbers

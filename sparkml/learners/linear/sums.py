@@ -109,19 +109,13 @@ class Adder:
 
     def take(self, block: Block, cuts: Sequence[Cut] = ()) -> None:
         """Add the block to the first part, or the rows of each cut to its own."""
-        x, own, kind, family = block.x, block.weight, block.x.dtype, self.family
+        x, own, kind = block.x, block.weight, block.x.dtype
         eta = x @ self.w[:-1].astype(kind)
         eta += kind.type(self.w[-1])
         if block.offset is not None:
             eta += block.offset
-        losses, slope, curvature = family.evaluate(eta, block.y)
-        chi = None
-        if family.dispersion is None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                chi = np.square(slope) / curvature
-        margins = row_margins(block, eta) if family.separable else None
-        if own is not None:
-            slope, curvature, losses, chi = slope * own, curvature * own, losses * own, None if chi is None else chi * own
+        losses, slope, curvature, chi = row_terms(self.family, block, eta)
+        margins = row_margins(block, eta) if self.family.separable else None
         if len(self._scaled) < len(x) or self._scaled.dtype != kind:
             self._scaled = np.empty(x.shape, kind)  # made anew for every block it would cost as much as the product
         scaled = np.multiply(x, np.sqrt(curvature)[:, None], out=self._scaled[: len(x)])
@@ -164,6 +158,21 @@ class OneByOne:
 
     def sums(self, point: int, part: int = 0) -> Any:
         return self._adders[point].sums(part)
+
+
+def row_terms(family: Family, block: Block, eta: Array) -> tuple[Array, Array, Array, Array | None]:
+    """Return each row's loss, slope and curvature at its `eta`, and what it adds to Pearson's chi-square, times its weight.
+
+    There is no chi-square (None) where the dispersion is known. `eta` may have one row for each of several points.
+    """
+    losses, slope, curvature = family.evaluate(eta, block.y)
+    chi = None
+    if family.dispersion is None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            chi = np.square(slope) / curvature
+    if (own := block.weight) is None:
+        return losses, slope, curvature, chi
+    return losses * own, slope * own, curvature * own, None if chi is None else chi * own
 
 
 def row_margins(block: Block, eta: Array) -> Array:
