@@ -165,7 +165,7 @@ class LinearModel(Model, LinearColumns, HasFitIntercept, HasRegParam, HasElastic
             )
         parts = [f"{_literal(value)} * {name}" for value, name in zip(self.coefficients, given, strict=True) if value]
         offset = self._offset()
-        eta = " + ".join([*parts, _literal(self.intercept), *([_quoted(offset)] if offset else [])])
+        eta = _total([*parts, _literal(self.intercept), *([_quoted(offset)] if offset else [])])
         family = self._family()
         assert not isinstance(family, Multinomial)
         return family.sql(f"({eta})")
@@ -321,6 +321,12 @@ class GeneralizedLinearRegressionModel(LinearModel, GlmParams):
     def _outputs(self, predicted: SparkColumn) -> dict[str, SparkColumn]:
         link = {self.getOrDefault(self.linkPredictionCol): predicted["eta"]} if self.isDefined(self.linkPredictionCol) else {}
         return {**link, **super()._outputs(predicted)}
+
+
+def _total(terms: Sequence[str]) -> str:
+    """Return the sum as an expression of SQL: pairs of pairs, as Spark does not parse a thousand in a row."""
+    half = len(terms) // 2
+    return f"({_total(terms[:half])} + {_total(terms[half:])})" if half else terms[0]
 
 
 def _quoted(name: str) -> str:

@@ -114,7 +114,7 @@ class CLogLog:
             return -np.expm1(-rate), rate * np.exp(-rate)
 
     def sql(self, eta: str) -> str:
-        return f"1 - exp(-exp({eta}))"
+        return f"-expm1(-exp({eta}))"
 
 
 _LINKS: dict[str, Link] = {
