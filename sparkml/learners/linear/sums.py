@@ -13,7 +13,7 @@ from sparkml.learners.linear.tree_sum import Array as Summand
 
 
 def is_sparse(x: Any) -> bool:
-    """Whether rows are SciPy's: asked without `scipy.sparse`, whose import alone takes a third of the start of a rank."""
+    """Whether rows are SciPy's: asked without `scipy.sparse`, which takes a third as long to import as all that a rank needs."""
     return not isinstance(x, np.ndarray)
 
 

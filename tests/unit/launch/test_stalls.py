@@ -180,3 +180,9 @@ def test_both_ends_of_the_channel_notice_a_dead_host(line: tuple[Hub, ChannelSer
         )
         assert idle + every * count <= 30
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
+
+
+def test_neither_end_of_the_channel_holds_small_messages_back(line: tuple[Hub, ChannelServer, ChannelClient]) -> None:
+    _, server, client = line
+    for end in (server._lines[0], client._line):
+        assert end._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -142,7 +142,7 @@ class Alone:
 
 
 def test_a_rank_does_not_import_what_it_does_not_need(tmp_path: Path) -> None:
-    """Imports are most of a rank's start: pandas takes as long as all others, SciPy half as long."""
+    """Pandas and SciPy alone took longer to import than all else, and imports are most of a rank's start."""
     code = """
 import pickle, sys, types
 fit, job = pickle.load(sys.stdin.buffer)
